@@ -18,7 +18,7 @@ class Usage:
         return asdict(self)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One call from its first header to its settlement.
 
@@ -44,8 +44,8 @@ class Call:
     usage: Usage | None = None
     finish_reason: str | None = None
     provider_request_id: str | None = None
-    error: CallError | None = None
-    """Why the call did not complete; None while it runs and when it completed."""
+    code: str | None = None
+    """The terminal outcome, a key of `errors.OUTCOMES`; None until the call is settled."""
 
     task: "asyncio.Task[object] | None" = None
     """The child task which holds the upstream call, while there is one."""

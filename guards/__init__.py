@@ -1,0 +1,1 @@
+"""May this call happen, and with which words?"""

@@ -1,0 +1,125 @@
+"""The circuit breaker: stop calling a provider that is down, and notice when it is back.
+
+    closed ──failure rate over the window──► open ──open_s × n──► half-open ──probe ok──► closed
+                                              ▲                        │
+                                              └──────probe failed──────┘
+
+Rules of this module:
+
+- Every attempt runs inside `attempt()`. `CallError.unhealthy` counts as a failure, a normal
+  end as a success, and everything else (a refused prompt, a 429, a client that left) as
+  neither, for it says nothing about the provider's health.
+- Half-open lets one probe through at a time; a neutral probe gives its place back.
+- A result that began in an earlier state is stale and changes nothing.
+- Time is the injected clock; there is no background task. All state is the few fields of
+  `_State` and the window, so that a shared store can take their place.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from config import CircuitConfig
+from errors import CallError
+
+
+@dataclass(slots=True)
+class _State:
+    generation: int = 0
+    """Grows with every change between closed and open."""
+    openings: int = 0
+    """Openings in a row; 0 while closed."""
+    open_until: float = 0.0
+    probing: bool = False
+
+
+class Circuit:
+    """The breaker of one provider.
+
+    Args:
+        clock: seconds on a monotonic clock.
+    """
+
+    def __init__(self, config: CircuitConfig, clock: Callable[[], float]) -> None:
+        self._config = config
+        self._clock = clock
+        self._state = _State()
+        self._window: deque[list[int]] = deque()  # [second, attempts, failures]
+
+    @property
+    def state(self) -> Literal["closed", "open", "half_open"]:
+        if not self._state.openings:
+            return "closed"
+        return "open" if self._clock() < self._state.open_until else "half_open"
+
+    @property
+    def open_for_s(self) -> float:
+        """Seconds until a probe is let through; 0 unless open."""
+        return max(0.0, self._state.open_until - self._clock()) if self._state.openings else 0.0
+
+    @contextmanager
+    def attempt(self) -> Iterator[int]:
+        """Guard one attempt; yields its generation, for a `failed` that comes later.
+
+        Raises:
+            CallError: `circuit_open`, with the seconds until the next probe.
+        """
+        probe = self.state == "half_open"
+        if self.state == "open" or (probe and self._state.probing):
+            raise CallError("circuit_open", retry_after_s=max(1.0, self.open_for_s))
+        generation = self._state.generation
+        self._state.probing = probe
+        try:
+            yield generation
+        except CallError as error:
+            if error.unhealthy:
+                self.failed(generation)
+            raise
+        else:
+            self._succeeded(generation)
+        finally:
+            if probe:
+                self._state.probing = False
+
+    def failed(self, generation: int) -> None:
+        """Count a failure, such as one in the middle of a stream that had begun well."""
+        if generation != self._state.generation:
+            return
+        if self._state.openings:
+            self._open()
+            return
+        attempts, failures = self._count(failure=True)
+        if attempts >= self._config.min_calls and failures >= self._config.failure_rate * attempts:
+            self._open()
+
+    def _succeeded(self, generation: int) -> None:
+        if generation != self._state.generation:
+            return
+        if self._state.openings:
+            self._state = _State(generation=generation + 1)
+            self._window.clear()
+        else:
+            self._count(failure=False)
+
+    def _open(self) -> None:
+        openings = self._state.openings + 1
+        wait_s = min(self._config.open_s * openings, self._config.open_max_s)
+        self._state = _State(
+            generation=self._state.generation + 1,
+            openings=openings,
+            open_until=self._clock() + wait_s,
+        )
+        self._window.clear()
+
+    def _count(self, *, failure: bool) -> tuple[int, int]:
+        """Add one result to the window; its attempts and failures."""
+        second = int(self._clock())
+        while self._window and self._window[0][0] <= second - self._config.window_s:
+            self._window.popleft()
+        if not self._window or self._window[-1][0] != second:
+            self._window.append([second, 0, 0])
+        self._window[-1][1] += 1
+        self._window[-1][2] += failure
+        return sum(b[1] for b in self._window), sum(b[2] for b in self._window)

@@ -1,0 +1,141 @@
+"""One streamed answer: the provider's bytes in, lists of text deltas out.
+
+Rules of this module:
+
+- What one read brings is handed on as one list, so what arrives together leaves together.
+- Words that came before a fault are handed on before it is raised.
+- Only an event restarts the idle timer; comments and half events are silence. The timer
+  runs while we wait for the provider, never while the client is slow to read.
+- A finish reason makes the answer whole: whatever breaks after it costs the usage at most.
+  An end without one is truncation, and that is a failure.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from contextlib import suppress
+from typing import Final, cast
+
+import httpx2
+
+from call import Usage
+from errors import CallError
+from provider.completion import DONE, parse_event
+from provider.deadline import timer
+from provider.sse import Event, LineTooLong, SSEDecoder
+from provider.translate import translated
+
+_DRAIN_S: Final = 0.5
+
+
+class ChatStream:
+    """An async iterator over lists of text deltas.
+
+    `finish_reason` and `usage` hold what the provider has said of them so far.
+
+    Args:
+        response: a response whose body has not been read; closed by `aclose`.
+        idle_s: seconds between two events.
+        on_unhealthy: called when the stream, once begun, breaks by the provider's fault.
+
+    Raises (while iterating):
+        CallError: `deadline_exceeded` when the provider falls silent, `provider_unavailable`
+            when the stream breaks, turns to garbage or ends unfinished.
+    """
+
+    def __init__(
+        self,
+        response: httpx2.Response,
+        *,
+        idle_s: float,
+        max_line_bytes: int,
+        on_unhealthy: Callable[[], None],
+    ) -> None:
+        self._response = response
+        self._idle_s = idle_s
+        self._on_unhealthy = on_unhealthy
+        self._decoder = SSEDecoder(max_line_bytes)
+        # httpx2 wraps every body in a generator, which must be closed like one.
+        self._chunks = cast(AsyncGenerator[bytes], aiter(cast(AsyncIterable[bytes], response.stream)))
+        self._held: list[str] = []
+        self._fault: CallError | None = None
+        self._done = False
+        self.finish_reason: str | None = None
+        self.usage: Usage | None = None
+
+    async def begin(self) -> None:
+        """Read up to the first content; the attempt around it bounds and counts this."""
+        kind = self._response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "text/event-stream":
+            raise CallError("provider_unavailable", "not_a_stream", unhealthy=True)
+        with suppress(StopAsyncIteration):  # finished without a word: whole, though empty
+            self._held = await self._next_deltas(idle_s=None)
+
+    def __aiter__(self) -> "ChatStream":
+        return self
+
+    async def __anext__(self) -> list[str]:
+        if self._held:
+            deltas, self._held = self._held, []
+            return deltas
+        try:
+            with translated():
+                return await self._next_deltas(self._idle_s)
+        except CallError as error:
+            if self.finish_reason is not None:
+                self._done = True
+                raise StopAsyncIteration from None
+            if error.unhealthy:
+                self._on_unhealthy()
+            raise
+
+    async def aclose(self) -> None:
+        """Close the socket, or keep the connection where the provider ends the body in time."""
+        if self._done:
+            with suppress(Exception):
+                async with asyncio.timeout(_DRAIN_S):
+                    async for _ in self._chunks:
+                        pass
+        await self._chunks.aclose()
+        await self._response.aclose()
+
+    async def _next_deltas(self, idle_s: float | None) -> list[str]:
+        """The deltas of the next read that brings any."""
+        while True:
+            if self._fault is not None:
+                raise self._fault
+            if self._done:
+                raise StopAsyncIteration
+            async with timer("idle_timeout", idle_s):
+                while not (events := await self._read()):
+                    pass
+            if deltas := self._take(events):
+                return deltas
+
+    async def _read(self) -> list[Event]:
+        """The events that one read completes; the end of the body reads as `DONE`."""
+        try:
+            return self._decoder.feed(await anext(self._chunks))
+        except StopAsyncIteration:
+            return [Event(b"", DONE)]
+        except LineTooLong:
+            raise CallError("provider_unavailable", "oversize", unhealthy=True) from None
+
+    def _take(self, events: list[Event]) -> list[str]:
+        deltas: list[str] = []
+        try:
+            for event in events:
+                if event.data == DONE:
+                    if self.finish_reason is None:
+                        raise CallError(
+                            "provider_unavailable", "truncated", transient=True, unhealthy=True
+                        )
+                    self._done = True
+                    break
+                delta = parse_event(event)
+                self.finish_reason = delta.finish_reason or self.finish_reason
+                self.usage = delta.usage or self.usage
+                if delta.text:
+                    deltas.append(delta.text)
+        except CallError as fault:
+            self._fault = fault
+        return deltas
