@@ -1,12 +1,10 @@
 """Admission: how many calls at once, and none while the server is going down.
 
-A call is accepted once it is inside `admit`; from there on it has exactly one terminal
+A call is accepted once `enter` returned; from there on it has exactly one terminal
 outcome, and the set of calls in flight is what a shutdown waits for.
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from call import Call
 from errors import CallError
@@ -26,9 +24,8 @@ class Admission:
     def in_flight(self) -> int:
         return len(self._in_flight)
 
-    @contextmanager
-    def admit(self, call: Call) -> Iterator[None]:
-        """Hold a place for this call.
+    def enter(self, call: Call) -> None:
+        """Give this call a place, until `leave`.
 
         Raises:
             CallError: `draining` or `overloaded`, at once.
@@ -39,12 +36,12 @@ class Admission:
             raise CallError("overloaded", retry_after_s=1)
         self._in_flight.add(call)
         self._empty.clear()
-        try:
-            yield
-        finally:
-            self._in_flight.discard(call)
-            if not self._in_flight:
-                self._empty.set()
+
+    def leave(self, call: Call) -> None:
+        """Take its place back, if it had one."""
+        self._in_flight.discard(call)
+        if not self._in_flight:
+            self._empty.set()
 
     async def drained(self) -> None:
         """Wait until no call is in flight."""

@@ -1,0 +1,196 @@
+"""What every address has in common: request ids, JSON errors, bounded bodies and writes.
+
+Rules of this module:
+
+- Every reply is JSON (or an event stream), carries X-Request-Id, and says nothing of the
+  software behind it.
+- A body over the limit is read to its end and thrown away, so that the client can read its
+  413; past a hard cap it is answered at once and the connection closed. Tornado's own
+  limit would close it without a word.
+- Nothing is written without a bound: a client that does not read is closed.
+"""
+
+import asyncio
+import logging
+import math
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final
+
+import orjson
+from tornado.iostream import StreamClosedError
+from tornado.web import HTTPError, RequestHandler, stream_request_body
+
+from config import Config
+from errors import CallError
+from guards.admission import Admission
+from provider.client import Provider
+from telemetry.settlement import Settlement
+
+log: Final = logging.getLogger("sluice.http")
+
+HARD_BODY_CAP: Final = 16 * 1024 * 1024
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_CODE_OF_STATUS: Final = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the handlers work with; wired in server.py."""
+
+    config: Config
+    provider: Provider
+    admission: Admission
+    settlement: Settlement
+    clock: Callable[[], float]
+    """Seconds on the event loop's clock."""
+    version: str
+    mode: str
+    """Where answers come from: live, record or replay."""
+    scenarios: tuple[str, ...] = ()
+    """Names that X-Replay-Scenario may have; empty outside replay."""
+
+
+@stream_request_body
+class BaseHandler(RequestHandler):
+    """A JSON address. Bodies are read and discarded beyond `max_body_bytes`."""
+
+    services: Services
+    request_id: str = ""
+    max_body_bytes = 0
+    """How much of a body is kept."""
+
+    def initialize(self, services: Services) -> None:
+        self.services = services
+        self.body = bytearray()
+        self.body_bytes = 0
+
+    def set_default_headers(self) -> None:
+        if not self.request_id:
+            given = self.request.headers.get("X-Request-Id", "")
+            self.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        self.clear_header("Server")
+        self.set_header("X-Request-Id", self.request_id)
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Cache-Control", "no-store")
+
+    def prepare(self) -> None:
+        declared = self.request.headers.get("Content-Length", "0")
+        if declared.isdecimal() and int(declared) > HARD_BODY_CAP:
+            self.set_header("Connection", "close")
+            self.answer_error(CallError("body_too_large"))
+
+    def data_received(self, chunk: bytes) -> None:
+        self.body_bytes += len(chunk)
+        if self.body_bytes <= self.max_body_bytes:
+            self.body += chunk
+        elif self.body_bytes > HARD_BODY_CAP and not self._finished:
+            self.set_header("Connection", "close")
+            self.answer_error(CallError("body_too_large"))
+
+    def answer(self, document: dict[str, Any], status: int = 200) -> None:
+        """Write this JSON as the reply; the caller finishes."""
+        if self.services.admission.draining:
+            # The listening socket is closed already; this asks the client to come back anew.
+            self.set_header("Connection", "close")
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.write(orjson.dumps(document))
+
+    def answer_error(self, error: CallError) -> None:
+        """Write and finish the JSON form of an error. Small, so it needs no bound."""
+        if error.retry_after_s is not None:
+            self.set_header("Retry-After", str(max(1, math.ceil(error.retry_after_s))))
+        if error.code == "method_not_allowed":
+            self.set_header("Allow", ", ".join(self._implemented()))
+        self.answer(
+            {"error": error.text, "code": error.code, "requestId": self.request_id},
+            error.outcome.status,
+        )
+        self.finish()
+
+    async def bounded_flush(self) -> None:
+        """Hand what was written to the client, or give the client up.
+
+        Raises:
+            CallError: `client_gone`.
+        """
+        await self._bounded(self.flush())
+
+    async def bounded_finish(self) -> None:
+        """The same for the end of the reply."""
+        await self._bounded(self.finish())
+
+    async def _bounded(self, written: "asyncio.Future[None]") -> None:
+        try:
+            async with asyncio.timeout(self.services.config.server.flush_timeout_s):
+                await written
+        except TimeoutError:
+            self.request.connection.close()  # type: ignore[attr-defined]
+            raise CallError("client_gone", "not_reading") from None
+        except StreamClosedError:
+            raise CallError("client_gone", "disconnected") from None
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        if not isinstance(error, CallError):
+            error = CallError(_CODE_OF_STATUS.get(status_code, "internal"))
+        self.answer_error(error)
+
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if not isinstance(value, HTTPError | CallError):
+            log.error(
+                "exception",
+                exc_info=value,
+                extra={"request_id": self.request_id, "route": self.route},
+            )
+
+    def on_finish(self) -> None:
+        self.log_reply(logging.INFO)
+
+    def log_reply(self, level: int) -> None:
+        """The line of a request that is no call."""
+        log.log(
+            level,
+            "request",
+            extra={
+                "request_id": self.request_id,
+                "method": self.request.method if self._known_method() else "other",
+                "route": self.route,
+                "status": self.get_status(),
+                "latency_ms": round(self.request.request_time() * 1000, 1),
+            },
+        )
+
+    @property
+    def route(self) -> str:
+        """The address as the route table has it: a caller's own path may hold anything."""
+        return "unknown"
+
+    def _known_method(self) -> bool:
+        return self.request.method in self.SUPPORTED_METHODS
+
+    def _implemented(self) -> list[str]:
+        own = type(self)
+        return [
+            name
+            for name in self.SUPPORTED_METHODS
+            if getattr(own, name.lower()) is not getattr(RequestHandler, name.lower())
+        ]
+
+
+class NotFoundHandler(BaseHandler):
+    """Every address that is not in the route table."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        if not self._finished:
+            raise CallError("not_found")

@@ -1,0 +1,135 @@
+"""A JSON body, read strictly and held against its schema.
+
+Rules of this module:
+
+- What one parser would read differently from another is refused: duplicate keys, NaN,
+  infinities, numbers out of range, lone surrogates, a byte order mark, anything but UTF-8.
+- A fault is told as a place and a rule, both known beforehand. The caller's words never
+  come back: they may be someone's prompt.
+- Schemas are compiled once, at import.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Final
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, best_match
+
+from errors import CallError
+
+_SCHEMAS: Final = Path(__file__).parent.parent / "schemas"
+
+
+def compiled(name: str) -> Draft202012Validator:
+    """The validator of `schemas/<name>`."""
+    schema = json.loads((_SCHEMAS / name).read_bytes())
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def parse(body: bytes, validator: Draft202012Validator) -> dict[str, Any]:
+    """The body as a dict that fits the schema (whose top level is an object).
+
+    Raises:
+        CallError: `invalid_request`, with the place and the rule.
+    """
+    document = _strict_json(body)
+    if not isinstance(document, dict):
+        raise invalid("The body must be a JSON object")
+    if not validator.is_valid(document):
+        fault = best_match(validator.iter_errors(document))
+        raise invalid(_told(fault))
+    return document
+
+
+def invalid(text: str) -> CallError:
+    return CallError("invalid_request", text=text)
+
+
+def _strict_json(body: bytes) -> object:
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise invalid("The body must be UTF-8") from None
+    if not text.strip():
+        raise invalid("The body must not be empty")
+    try:
+        document = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_float=_finite,
+            parse_constant=_refuse_constant,
+        )
+        if "\\u" in text:  # only an escape can smuggle in half a surrogate pair
+            json.dumps(document, ensure_ascii=False).encode("utf-8")
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise invalid(f"The body is not valid JSON: {place}") from None
+    except UnicodeEncodeError:
+        raise invalid("The body must not contain lone surrogates") from None
+    except RecursionError:
+        raise invalid("The body is nested too deeply") from None
+    except ValueError:  # int() of more digits than Python reads
+        raise invalid("The body has a number that is out of range") from None
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise invalid("The body must not repeat a key")
+    return document
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise invalid("The body has a number that is out of range")
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise invalid("The body must not contain NaN or Infinity")
+
+
+def _told(fault: ValidationError) -> str:
+    """The schema's objection in words of our own."""
+    place = "".join(
+        f"[{step}]" if isinstance(step, int) else f".{step}" for step in fault.absolute_path
+    ).removeprefix(".")
+    rule, limit = fault.validator, fault.validator_value
+    if rule == "required":
+        missing = next(key for key in limit if key not in fault.instance)
+        if missing == "userMessage":
+            return _USER_MESSAGE
+        return f"{f'{place}.' if place else ''}{missing} is required"
+    if place == "userMessage" and rule in ("type", "pattern"):
+        return _USER_MESSAGE
+    if rule == "additionalProperties":
+        allowed = ", ".join(fault.schema["properties"])
+        return f"{place or 'The body'} has an unknown key; known are {allowed}"
+    return f"{place} must {_rule_in_words(rule, limit)}"
+
+
+_USER_MESSAGE: Final = "userMessage must be a non-empty string"
+
+
+def _rule_in_words(rule: str, limit: Any) -> str:
+    match rule:
+        case "type":
+            article = "an" if limit[0] in "aio" else "a"
+            return f"be {article} {limit}"
+        case "enum":
+            return "be one of " + ", ".join(limit)
+        case "minimum":
+            return f"be at least {limit}"
+        case "maxItems":
+            return f"have at most {limit} items"
+        case "pattern":
+            return "not be blank"
+        case "not":
+            return "not contain NUL characters"
+        case _:
+            return f"satisfy the rule {rule}"

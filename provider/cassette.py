@@ -1,0 +1,116 @@
+"""Cassettes: recorded HTTP exchanges with a provider, in vcrpy's own file format.
+
+Rules of this module:
+
+- Written by allow-list: of the headers only those which change what a client does are kept,
+  and a provider's request id is replaced. Keys, cookies, organisation and project names
+  never reach the file. The prompt and the answer do: they are what is recorded.
+- `metadata` says which engine answered, when, and through what (`Provenance`).
+- vcrpy reads the same files in the tests (`record_mode="none"`).
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from vcr.request import Request
+from vcr.serialize import deserialize, serialize
+from vcr.serializers import yamlserializer
+
+from errors import ConfigError
+
+_KEPT_RESPONSE_HEADERS: Final = (
+    "content-type",
+    "retry-after",
+    "retry-after-ms",
+    "x-should-retry",
+)
+RECORDED_REQUEST_ID: Final = "req_recorded"
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a cassette's answers come from."""
+
+    engine: str
+    recorded_at: str
+    recorded_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request to `POST …/chat/completions` and its whole answer."""
+
+    url: str
+    request_body: bytes
+    status: int
+    reason: str
+    headers: tuple[tuple[str, str], ...]
+    """The answer's headers, names in lower case."""
+    body: bytes
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        document = json.loads(self.request_body)
+        return document if isinstance(document, dict) else {}
+
+
+def load(path: Path) -> list[Exchange]:
+    """The exchanges of a cassette, in the order they were recorded.
+
+    Raises:
+        ConfigError: the file cannot be read as a cassette of chat completions.
+    """
+    try:
+        requests, responses, *_ = deserialize(path.read_text("utf-8"), yamlserializer)
+        exchanges = [_exchange(*pair) for pair in zip(requests, responses, strict=True)]
+        for exchange in exchanges:
+            exchange.asked["messages"][-1]["content"]  # noqa: B018 - the shape is the check
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except Exception:  # yaml's, vcrpy's and our own: all mean the same to the operator
+        raise ConfigError(f"{path}: is not a cassette of chat completions") from None
+    if not exchanges:
+        raise ConfigError(f"{path}: holds no recording")
+    return exchanges
+
+
+def save(path: Path, exchanges: Iterable[Exchange], provenance: Provenance) -> None:
+    """Write a cassette in one step: readers see the old file or the new one."""
+    requests, responses = [], []
+    for exchange in exchanges:
+        kept = {"content-type": ["application/json"]}
+        requests.append(Request("POST", exchange.url, exchange.request_body, kept))
+        responses.append(
+            {
+                "status": {"code": exchange.status, "message": exchange.reason},
+                "headers": {name: [value] for name, value in exchange.headers},
+                "body": {"string": exchange.body},
+            }
+        )
+    recording = {"requests": requests, "responses": responses, "metadata": asdict(provenance)}
+    part = path.with_name(path.name + ".part")
+    part.write_text(serialize(recording, yamlserializer), "utf-8")
+    os.replace(part, path)
+
+
+def scrubbed(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """What of an answer's headers goes into a cassette."""
+    kept = [
+        (name.lower(), value) for name, value in headers if name.lower() in _KEPT_RESPONSE_HEADERS
+    ]
+    return (*kept, ("x-request-id", RECORDED_REQUEST_ID))
+
+
+def _exchange(request: Any, response: dict[str, Any]) -> Exchange:
+    return Exchange(
+        url=request.uri,
+        request_body=request.body,
+        status=response["status"]["code"],
+        reason=response["status"]["message"] or "",
+        headers=tuple((name.lower(), values[0]) for name, values in response["headers"].items()),
+        body=response["body"]["string"],
+    )

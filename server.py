@@ -1,0 +1,284 @@
+"""Sluice: a safe route from your front end to a large-language-model provider.
+
+    serve     (the default) run the server: POST /api/chat, GET /healthz, GET /readyz
+    check     test the configuration and print what is in force
+    record    run the server in front of the configured provider and write what it
+              answers to a cassette
+    replay    run the server on a cassette, without key or network
+
+Without OPENAI_API_KEY `serve` replays the recordings in cassettes/. Try it with
+    curl localhost:8000/api/chat -H 'Content-Type: application/json' -d '{"userMessage": "Hello"}'
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+
+import config as configuration
+from config import Config
+from errors import ConfigError
+from guards.admission import Admission
+from handlers import Services, make_app
+from provider.cassette import Provenance
+from provider.client import Provider
+from provider.embedded import EmbeddedProvider, Library
+from provider.recorder import RecordingTransport
+from provider.transport import AiohttpTransport
+from telemetry import log as logs
+from telemetry.settlement import Settlement
+
+VERSION: Final = "0.1.0"
+log: Final = logging.getLogger("sluice.server")
+
+# After drain_s has passed, what is left gets this long to hear of it.
+_FAREWELL_S: Final = 2.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; the process's exit code."""
+    options = _options(argv)
+    try:
+        config = configuration.load(options.config, _environment(options))
+        if options.command == "check":
+            return _check(config)
+        library = _library(config, options)
+    except ConfigError as fault:
+        print(f"sluice: {fault}", file=sys.stderr)
+        return 1
+    logs.configure(config.log.level)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(config, library, options))
+    except OSError as fault:
+        # The port is taken or not ours to open: the operator's to mend, so no stack.
+        print(f"sluice: port {config.server.port}: {fault.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    here = Path(__file__).parent
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--config",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="PATH",
+        help="settings (default: config.ini beside server.py)",
+    )
+    parser = argparse.ArgumentParser(
+        prog="server.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[shared],
+        epilog="SLUICE_<SECTION>_<KEY> overrides any setting; PORT, OPENAI_API_KEY and\n"
+        "OPENAI_BASE_URL mean what they mean elsewhere. See config.ini.",
+    )
+    parser.add_argument("--version", action="version", version=f"sluice {VERSION}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("serve", parents=[shared], help="run the server (the default)")
+    commands.add_parser("check", parents=[shared], help="test and print the configuration")
+    for name, text in (
+        ("record", "serve, and write the provider's answers to CASSETTE"),
+        ("replay", "serve from CASSETTE"),
+    ):
+        command = commands.add_parser(name, parents=[shared], help=text)
+        command.add_argument("cassette", type=Path, metavar="CASSETTE")
+    parser.set_defaults(command="serve", cassette=None)
+    options = parser.parse_args(argv)
+    options.config = getattr(options, "config", here / "config.ini")
+    options.command = options.command or "serve"
+    return options
+
+
+def _environment(options: argparse.Namespace) -> Mapping[str, str]:
+    """The environment over .env; in replay without the names of a real provider."""
+    environment = dict(os.environ)
+    if "DYNO" not in environment:  # .env is for development, not for a platform
+        file = {k: v for k, v in dotenv_values(options.config.parent / ".env").items() if v}
+        environment = {**file, **environment}
+    if options.command == "replay":
+        environment.pop("OPENAI_API_KEY", None)
+        environment.pop("OPENAI_BASE_URL", None)
+    return environment
+
+
+def _check(config: Config) -> int:
+    section = ""
+    for name, key, value in configuration.effective(config):
+        if name != section:
+            print(f"{chr(10) if section else ''}[{name}]")
+            section = name
+        print(f"{key} = {value}".rstrip())
+    return 0
+
+
+def _library(config: Config, options: argparse.Namespace) -> Library | None:
+    """The recordings to answer from, or None where a real provider answers."""
+    if options.command == "record":
+        if not config.provider.api_key:
+            raise ConfigError("record needs a provider: set OPENAI_API_KEY (and OPENAI_BASE_URL)")
+        if not options.cassette.parent.is_dir():
+            raise ConfigError(f"{options.cassette.parent}: is not a folder")
+        if options.cassette.exists():
+            raise ConfigError(f"{options.cassette}: exists already; remove it to record anew")
+    if config.provider.api_key:
+        return None
+    return Library.open(options.cassette or config.replay.cassettes)
+
+
+def _loop_factory():  # type: ignore[no-untyped-def]
+    """uvloop's event loop where it installs; it has no wheel for Windows."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+@asynccontextmanager
+async def wired(
+    config: Config, library: Library | None, cassette: Path | None = None
+) -> AsyncIterator[Services]:
+    """All parts of the server, made in order and closed in reverse.
+
+    Args:
+        library: answer from these recordings; None: from the configured provider.
+        cassette: record the provider's answers into this file.
+    """
+    loop = asyncio.get_running_loop()
+    base_url, api_key, mode = config.provider.base_url, config.provider.api_key, "live"
+    async with AsyncExitStack() as stack:
+        scenarios: tuple[str, ...] = ()
+        if library is not None:
+            embedded = EmbeddedProvider(library, config.replay.chunk_interval_s)
+            base_url, api_key, mode = embedded.start(), "none-needed", "replay"
+            scenarios = embedded.scenarios
+            stack.push_async_callback(embedded.stop)
+        transport: AiohttpTransport | RecordingTransport = AiohttpTransport(
+            connect_s=config.provider.connect_s,
+            max_response_bytes=config.provider.max_response_bytes,
+            max_stream_bytes=config.provider.max_stream_bytes,
+        )
+        if library is None and cassette is not None:
+            mode = "record"
+            transport = _recording(transport, cassette, config)
+        provider = Provider(
+            config,
+            base_url=base_url,
+            api_key=api_key,
+            transport=transport,
+            clock=loop.time,
+            sleep=asyncio.sleep,
+            random=random.random,
+            forward_scenario=bool(scenarios),
+        )
+        stack.push_async_callback(provider.aclose)
+        yield Services(
+            config=config,
+            provider=provider,
+            admission=Admission(config.server.max_in_flight),
+            settlement=Settlement(loop.time),
+            clock=loop.time,
+            version=VERSION,
+            mode=mode,
+            scenarios=scenarios,
+        )
+
+
+def _recording(inner: AiohttpTransport, cassette: Path, config: Config) -> RecordingTransport:
+    provenance = Provenance(
+        engine=f"{config.chat.model} at {urlsplit(config.provider.base_url).netloc}",
+        recorded_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        recorded_by=f"sluice {VERSION}",
+    )
+    return RecordingTransport(
+        inner, cassette, provenance, lambda count: log.info("recorded", extra={"attempts": count})
+    )
+
+
+def make_server(services: Services) -> HTTPServer:
+    """The HTTP server, not yet listening, with the limits that Tornado leaves open."""
+    server = services.config.server
+    return HTTPServer(
+        make_app(services),
+        # Handlers count the body themselves, to answer 413 where Tornado would just close.
+        max_body_size=sys.maxsize,
+        max_header_size=16 * 1024,
+        body_timeout=server.body_timeout_s,
+        idle_connection_timeout=server.idle_connection_s,
+    )
+
+
+async def _serve(config: Config, library: Library | None, options: argparse.Namespace) -> None:
+    async with wired(config, library, options.cassette) as services:
+        server = make_server(services)
+        sockets = bind_sockets(config.server.port, config.host or None, reuse_port=False)
+        server.add_sockets(sockets)
+        stopped = asyncio.Event()
+        _on_signals(stopped)
+        port = sockets[0].getsockname()[1]
+        log.info(
+            "listening",
+            extra={
+                "version": VERSION,
+                "address": f"http://{config.host or '0.0.0.0'}:{port}",
+                "provider": services.mode,
+                "auth": config.auth.mode,
+            },
+        )
+        await stopped.wait()
+        await drain(server, services)
+    log.info("stopped")
+
+
+def _on_signals(stopped: asyncio.Event) -> None:
+    """SIGTERM and SIGINT drain. A second Ctrl-C means now; a second SIGTERM means nothing new,
+    for platforms send it twice."""
+    loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        if stopped.is_set() and number is signal.SIGINT:
+            os._exit(130)
+        log.info("signal", extra={"signal": number.name})
+        stopped.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+
+
+async def drain(server: HTTPServer, services: Services) -> None:
+    """Stop accepting, let calls in flight finish up to `drain_s`, end the others honestly."""
+    admission = services.admission
+    admission.draining = True
+    server.stop()
+    log.info("draining", extra={"in_flight": admission.in_flight})
+    try:
+        async with asyncio.timeout(services.config.server.drain_s):
+            await admission.drained()
+    except TimeoutError:
+        admission.end_all()
+        try:
+            async with asyncio.timeout(_FAREWELL_S):
+                await admission.drained()
+        except TimeoutError:
+            log.warning("calls_left", extra={"in_flight": admission.in_flight})
+    await server.close_all_connections()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
