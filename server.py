@@ -207,7 +207,7 @@ def _recording(inner: AiohttpTransport, cassette: Path, config: Config) -> Recor
         recorded_by=f"sluice {VERSION}",
     )
     return RecordingTransport(
-        inner, cassette, provenance, lambda count: log.info("recorded", extra={"attempts": count})
+        inner, cassette, provenance, lambda count: log.info("recorded", extra={"exchanges": count})
     )
 
 

@@ -40,6 +40,7 @@ FIELDS: Final = (
     "auth",
     "signal",
     "in_flight",
+    "exchanges",
 )
 
 
@@ -77,6 +78,6 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     """
     handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(AllowListFormatter())
-    logging.basicConfig(handlers=[handler], level=level, force=True)
-    # Tornado logs each request with its full address; handlers write their own line.
-    logging.getLogger("tornado.access").disabled = True
+    # Libraries are heard from WARNING on: their chatter says less than our own lines.
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("sluice").setLevel(level)
