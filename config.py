@@ -18,6 +18,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,8 +37,8 @@ _PLATFORM_NAMES: Final = {
 
 # Each setting may not exceed the next one in its chain.
 _CHAINS: Final = (
-    (("provider", "connect_s"), ("provider", "first_token_s"), ("provider", "attempt_s"))
-    + (("provider", "deadline_s"), ("server", "platform_timeout_s")),
+    (("provider", "connect_s"), ("provider", "first_token_s"), ("provider", "attempt_s")),
+    (("provider", "attempt_s"), ("provider", "deadline_s"), ("server", "platform_timeout_s")),
     (("provider", "deadline_s"), ("provider", "stream_s")),
     (("provider", "max_line_bytes"), ("provider", "max_stream_bytes")),
     (("retry", "backoff_s"), ("retry", "backoff_max_s")),
@@ -285,7 +286,7 @@ def _allowed(rule: Mapping[str, Any]) -> str:
 
 def _check_chains(values: Mapping[str, Mapping[str, Any]]) -> None:
     for chain in _CHAINS:
-        for (section, key), (next_section, next_key) in zip(chain, chain[1:], strict=False):
+        for (section, key), (next_section, next_key) in pairwise(chain):
             value, limit = values[section][key], values[next_section][next_key]
             if value > limit:
                 raise ConfigError(

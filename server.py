@@ -17,7 +17,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,7 +141,7 @@ def _library(config: Config, options: argparse.Namespace) -> Library | None:
     return Library.open(options.cassette or config.replay.cassettes)
 
 
-def _loop_factory():  # type: ignore[no-untyped-def]
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop's event loop where it installs; it has no wheel for Windows."""
     try:
         import uvloop
@@ -169,14 +169,14 @@ async def wired(
             base_url, api_key, mode = embedded.start(), "none-needed", "replay"
             scenarios = embedded.scenarios
             stack.push_async_callback(embedded.stop)
-        transport: AiohttpTransport | RecordingTransport = AiohttpTransport(
+        network = AiohttpTransport(
             connect_s=config.provider.connect_s,
             max_response_bytes=config.provider.max_response_bytes,
             max_stream_bytes=config.provider.max_stream_bytes,
         )
+        transport: AiohttpTransport | RecordingTransport = network
         if library is None and cassette is not None:
-            mode = "record"
-            transport = _recording(transport, cassette, config)
+            transport, mode = _recording(network, cassette, config), "record"
         provider = Provider(
             config,
             base_url=base_url,
@@ -236,7 +236,7 @@ async def _serve(config: Config, library: Library | None, options: argparse.Name
             "listening",
             extra={
                 "version": VERSION,
-                "address": f"http://{config.host or '0.0.0.0'}:{port}",
+                "address": f"http://{config.host or '*'}:{port}",
                 "provider": services.mode,
                 "auth": config.auth.mode,
             },

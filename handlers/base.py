@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Final
 
 import orjson
+from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
@@ -129,10 +130,15 @@ class BaseHandler(RequestHandler):
             async with asyncio.timeout(self.services.config.server.flush_timeout_s):
                 await written
         except TimeoutError:
-            self.request.connection.close()  # type: ignore[attr-defined]
+            self._close_connection()
             raise CallError("client_gone", "not_reading") from None
         except StreamClosedError:
             raise CallError("client_gone", "disconnected") from None
+
+    def _close_connection(self) -> None:
+        connection = self.request.connection
+        assert isinstance(connection, HTTP1Connection)
+        connection.close()
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]

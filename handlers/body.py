@@ -99,16 +99,19 @@ def _told(fault: ValidationError) -> str:
     place = "".join(
         f"[{step}]" if isinstance(step, int) else f".{step}" for step in fault.absolute_path
     ).removeprefix(".")
-    rule, limit = fault.validator, fault.validator_value
+    rule: Any = fault.validator
+    limit: Any = fault.validator_value
+    instance: Any = fault.instance
+    schema: Any = fault.schema
     if rule == "required":
-        missing = next(key for key in limit if key not in fault.instance)
+        missing = next(key for key in limit if key not in instance)
         if missing == "userMessage":
             return _USER_MESSAGE
         return f"{f'{place}.' if place else ''}{missing} is required"
     if place == "userMessage" and rule in ("type", "pattern"):
         return _USER_MESSAGE
     if rule == "additionalProperties":
-        allowed = ", ".join(fault.schema["properties"])
+        allowed = ", ".join(schema["properties"])
         return f"{place or 'The body'} has an unknown key; known are {allowed}"
     return f"{place} must {_rule_in_words(rule, limit)}"
 

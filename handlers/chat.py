@@ -175,20 +175,22 @@ class ChatHandler(BaseHandler):
         interval_s = self.services.config.server.heartbeat_s
         self._last_flush = clock()
 
+        timeout: object = None
+
         def look() -> None:
-            nonlocal timer
+            nonlocal timeout
             quiet_s = clock() - self._last_flush
             if quiet_s >= interval_s and not self._flushing:
                 self.write(ui_stream.HEARTBEAT)
                 self.flush()
                 self._last_flush, quiet_s = clock(), 0.0
-            timer = io_loop.call_later(max(0.01, interval_s - quiet_s), look)
+            timeout = io_loop.call_later(max(0.01, interval_s - quiet_s), look)
 
-        timer = io_loop.call_later(interval_s, look)
+        timeout = io_loop.call_later(interval_s, look)
         try:
             yield
         finally:
-            io_loop.remove_timeout(timer)
+            io_loop.remove_timeout(timeout)
 
     async def _tell(self, failure: CallError) -> None:
         """Answer with this error in the form that is still possible."""

@@ -67,13 +67,12 @@ def load(path: Path) -> list[Exchange]:
     try:
         requests, responses, *_ = deserialize(path.read_text("utf-8"), yamlserializer)
         exchanges = [_exchange(*pair) for pair in zip(requests, responses, strict=True)]
-        for exchange in exchanges:
-            exchange.asked["messages"][-1]["content"]  # noqa: B018 - the shape is the check
+        readable = all(exchange.asked["messages"][-1]["content"] for exchange in exchanges)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception:  # yaml's, vcrpy's and our own: all mean the same to the operator
         raise ConfigError(f"{path}: is not a cassette of chat completions") from None
-    if not exchanges:
+    if not exchanges or not readable:
         raise ConfigError(f"{path}: holds no recording")
     return exchanges
 

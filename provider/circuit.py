@@ -1,6 +1,6 @@
 """The circuit breaker: stop calling a provider that is down, and notice when it is back.
 
-    closed ──failure rate over the window──► open ──open_s × n──► half-open ──probe ok──► closed
+    closed ──failure rate over the window──► open ──open_s x n──► half-open ──probe ok──► closed
                                               ▲                        │
                                               └──────probe failed──────┘
 

@@ -144,8 +144,7 @@ class Provider:
             call.provider_request_id = _request_id(error.response)
             raise
         call.provider_request_id = _request_id(response)
-        return response  # type: ignore[no-any-return]
-
+        return response
 
 
 def _request_id(response: httpx2.Response) -> str | None:

@@ -32,11 +32,13 @@ async def run(call: Call, work: Coroutine[Any, Any, T]) -> T:
     loop = asyncio.get_running_loop()
     io_loop = IOLoop.current()
 
+    timeout: object = None
+
     def look() -> None:
-        nonlocal timer
+        nonlocal timeout
         left_s = call.deadline - loop.time()
         if left_s > 0:
-            timer = io_loop.call_later(left_s, look)
+            timeout = io_loop.call_later(left_s, look)
         else:
             call.end(CallError("deadline_exceeded", "deadline"))
 
@@ -44,7 +46,7 @@ async def run(call: Call, work: Coroutine[Any, Any, T]) -> T:
     call.task = child
     if call.ended_by is not None:
         child.cancel()
-    timer = io_loop.call_later(max(0.0, call.deadline - loop.time()), look)
+    timeout = io_loop.call_later(max(0.0, call.deadline - loop.time()), look)
     try:
         return await child
     except BaseException:
@@ -53,7 +55,7 @@ async def run(call: Call, work: Coroutine[Any, Any, T]) -> T:
             raise
         raise call.ended_by from None
     finally:
-        io_loop.remove_timeout(timer)
+        io_loop.remove_timeout(timeout)
         call.task = None
 
 

@@ -157,7 +157,9 @@ async def _send(
     """Write a chunked reply; without `finish` it stays open."""
     connection = request.connection
     assert connection is not None
-    await connection.write_headers(ResponseStartLine("HTTP/1.1", status, ""), HTTPHeaders(headers))
+    await connection.write_headers(
+        ResponseStartLine("HTTP/1.1", status, ""), HTTPHeaders(dict(headers))
+    )
     for chunk in chunks:
         await connection.write(chunk)
         if interval_s:

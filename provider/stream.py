@@ -55,7 +55,9 @@ class ChatStream:
         self._on_unhealthy = on_unhealthy
         self._decoder = SSEDecoder(max_line_bytes)
         # httpx2 wraps every body in a generator, which must be closed like one.
-        self._chunks = cast(AsyncGenerator[bytes], aiter(cast(AsyncIterable[bytes], response.stream)))
+        self._chunks = cast(
+            AsyncGenerator[bytes], aiter(cast(AsyncIterable[bytes], response.stream))
+        )
         self._held: list[str] = []
         self._fault: CallError | None = None
         self._done = False

@@ -30,9 +30,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         max_stream_bytes: cap of an event stream.
     """
 
-    def __init__(
-        self, *, connect_s: float, max_response_bytes: int, max_stream_bytes: int
-    ) -> None:
+    def __init__(self, *, connect_s: float, max_response_bytes: int, max_stream_bytes: int) -> None:
         self._max_response_bytes = max_response_bytes
         self._max_stream_bytes = max_stream_bytes
         self._session = aiohttp.ClientSession(
