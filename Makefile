@@ -1,0 +1,54 @@
+# make run    set up, then serve on http://127.0.0.1:8000
+# make test   set up, then lint, type check and test
+# make bench  set up, then measure against Express (needs node and npm for that row)
+# make lock   write requirements*.txt anew from pyproject.toml
+# make cassettes  record the failure cassettes anew
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: run test bench lock cassettes clean
+.DEFAULT_GOAL := run
+
+run: $(VENV)/runtime.stamp
+	@echo "==> serving (Ctrl-C stops)"
+	@exec $(BIN)/python server.py
+
+test: $(VENV)/dev.stamp
+	@echo "==> ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "==> mypy"
+	@$(BIN)/mypy
+	@echo "==> pytest"
+	@$(BIN)/pytest
+
+bench: $(VENV)/runtime.stamp
+	@$(BIN)/python bench/run.py
+
+cassettes: $(VENV)/runtime.stamp
+	@$(BIN)/python cassettes/record_failures.py
+
+lock:
+	@uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url \
+		--no-emit-find-links --custom-compile-command "make lock" pyproject.toml -o requirements.txt
+	@uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url \
+		--no-emit-find-links --custom-compile-command "make lock" pyproject.toml --group dev \
+		-o requirements-dev.txt
+
+clean:
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/runtime.stamp: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Sluice needs Python 3.11 or newer; try: make run PYTHON=python3.11"; exit 1; }
+	@echo "==> creating $(VENV) and installing requirements.txt"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@touch $@
+
+$(VENV)/dev.stamp: requirements-dev.txt $(VENV)/runtime.stamp
+	@echo "==> installing requirements-dev.txt"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
