@@ -99,7 +99,7 @@ class BaseHandler(RequestHandler):
             self.set_header("Connection", "close")
         self.set_status(status)
         self.set_header("Content-Type", "application/json")
-        self.write(orjson.dumps(document))
+        self.write(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
 
     def answer_error(self, error: CallError) -> None:
         """Write and finish the JSON form of an error. Small, so it needs no bound."""
