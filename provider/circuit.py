@@ -61,7 +61,7 @@ class Circuit:
 
     @contextmanager
     def attempt(self) -> Iterator[int]:
-        """Guard one attempt; yields its generation, for a `failed` that comes later.
+        """Guard one attempt; yields its generation, for a `broke` that comes later.
 
         Raises:
             CallError: `circuit_open`, with the seconds until the next probe.
@@ -75,7 +75,7 @@ class Circuit:
             yield generation
         except CallError as error:
             if error.unhealthy:
-                self.failed(generation)
+                self._failed(generation)
             raise
         else:
             self._succeeded(generation)
@@ -83,16 +83,18 @@ class Circuit:
             if probe:
                 self._state.probing = False
 
-    def failed(self, generation: int) -> None:
-        """Count a failure, such as one in the middle of a stream that had begun well."""
+    def broke(self, generation: int) -> None:
+        """A stream that had begun well, and was counted so, broke: turn that into a failure."""
+        if generation == self._state.generation:
+            self._count(attempts=0, failures=1)
+
+    def _failed(self, generation: int) -> None:
         if generation != self._state.generation:
             return
         if self._state.openings:
             self._open()
-            return
-        attempts, failures = self._count(failure=True)
-        if attempts >= self._config.min_calls and failures >= self._config.failure_rate * attempts:
-            self._open()
+        else:
+            self._count(attempts=1, failures=1)
 
     def _succeeded(self, generation: int) -> None:
         if generation != self._state.generation:
@@ -101,7 +103,7 @@ class Circuit:
             self._state = _State(generation=generation + 1)
             self._window.clear()
         else:
-            self._count(failure=False)
+            self._count(attempts=1, failures=0)
 
     def _open(self) -> None:
         openings = self._state.openings + 1
@@ -113,13 +115,18 @@ class Circuit:
         )
         self._window.clear()
 
-    def _count(self, *, failure: bool) -> tuple[int, int]:
-        """Add one result to the window; its attempts and failures."""
+    def _count(self, *, attempts: int, failures: int) -> None:
+        """Add to the window, and open if it is too bad."""
         second = int(self._clock())
         while self._window and self._window[0][0] <= second - self._config.window_s:
             self._window.popleft()
         if not self._window or self._window[-1][0] != second:
             self._window.append([second, 0, 0])
-        self._window[-1][1] += 1
-        self._window[-1][2] += failure
-        return sum(b[1] for b in self._window), sum(b[2] for b in self._window)
+        self._window[-1][1] += attempts
+        self._window[-1][2] += failures
+        if failures:
+            attempts = sum(bucket[1] for bucket in self._window)
+            failures = sum(bucket[2] for bucket in self._window)
+            if attempts >= self._config.min_calls:
+                if failures >= self._config.failure_rate * attempts:
+                    self._open()

@@ -102,7 +102,7 @@ class Provider:
                         await self._post(call),
                         idle_s=self._config.idle_s,
                         max_line_bytes=self._config.max_line_bytes,
-                        on_unhealthy=partial(self.circuit.failed, generation),
+                        on_unhealthy=partial(self.circuit.broke, generation),
                     )
                     try:
                         await stream.begin()

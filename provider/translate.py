@@ -147,7 +147,7 @@ def retry_after_s(headers: Mapping[str, str], now: Callable[[], float]) -> float
         except ValueError:
             try:
                 wait = email.utils.parsedate_to_datetime(value).timestamp() - now()
-            except ValueError:
+            except (ValueError, OverflowError):
                 continue
         if math.isfinite(wait) and wait >= 0:
             return wait
