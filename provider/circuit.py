@@ -127,6 +127,6 @@ class Circuit:
         if failures:
             attempts = sum(bucket[1] for bucket in self._window)
             failures = sum(bucket[2] for bucket in self._window)
-            if attempts >= self._config.min_calls:
-                if failures >= self._config.failure_rate * attempts:
-                    self._open()
+            limit = self._config.failure_rate * attempts
+            if attempts >= self._config.min_calls and failures >= limit:
+                self._open()
