@@ -56,16 +56,11 @@ def main(argv: list[str] | None = None) -> int:
         if options.command == "check":
             return _check(config)
         library = _library(config, options)
-    except ConfigError as fault:
-        print(f"sluice: {fault}", file=sys.stderr)
-        return 1
-    logs.configure(config.log.level)
-    try:
+        logs.configure(config.log.level)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(config, library, options))
-    except OSError as fault:
-        # The port is taken or not ours to open: the operator's to mend, so no stack.
-        print(f"sluice: port {config.server.port}: {fault.strerror}", file=sys.stderr)
+    except ConfigError as fault:
+        print(f"sluice: {fault}", file=sys.stderr)
         return 1
     return 0
 
@@ -227,7 +222,11 @@ def make_server(services: Services) -> HTTPServer:
 async def _serve(config: Config, library: Library | None, options: argparse.Namespace) -> None:
     async with wired(config, library, options.cassette) as services:
         server = make_server(services)
-        sockets = bind_sockets(config.server.port, config.host or None, reuse_port=False)
+        try:
+            sockets = bind_sockets(config.server.port, config.host or None)
+        except OSError as fault:
+            where = f"{config.host or '*'}:{config.server.port}"
+            raise ConfigError(f"cannot listen on {where}: {fault.strerror}") from None
         server.add_sockets(sockets)
         stopped = asyncio.Event()
         _on_signals(stopped)
