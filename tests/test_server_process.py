@@ -1,0 +1,433 @@
+"""`python server.py` as a process: commands, exit codes, replay, record, and its end."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import HELLO, KEY, ROOT, Client, Reply, assert_valid, chat, encoded
+from tornado.ioloop import IOLoop
+from upstream import (
+    DONE,
+    Upstream,
+    after_content,
+    answer_stream,
+    chunks,
+    completion,
+    delta,
+    either,
+    finish,
+    held,
+    ok,
+    silence,
+    usage,
+)
+
+from provider.cassette import Exchange, Provenance, save
+
+STREAM = {**HELLO, "stream": True}
+
+
+class Process:
+    """A running `python server.py`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[dict[str, Any]] = []
+        self._came = asyncio.Event()
+        self._reading = asyncio.ensure_future(self._read())
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            self.lines.append(json.loads(line))
+            self._came.set()
+        self._came.set()
+
+    async def line(self, event: str, count: int = 1) -> dict[str, Any]:
+        """Wait for the log line of this event with this number (from 1)."""
+        while len(found := [line for line in self.lines if line["event"] == event]) < count:
+            assert not self._reading.done(), f"ended without {event}: {self.lines}"
+            self._came.clear()
+            await self._came.wait()
+        return found[count - 1]
+
+    async def send(self, data: bytes) -> Client:
+        """A new connection on which these bytes were sent."""
+        port = int((await self.line("listening"))["address"].rpartition(":")[2])
+        client = Client(*await asyncio.open_connection("127.0.0.1", port))
+        await client.send(data)
+        return client
+
+    async def ask(self, data: bytes) -> Reply:
+        client = await self.send(data)
+        reply = await client.reply()
+        client.fin()
+        return reply
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Wait for the end; the exit code."""
+        code = await self.process.wait()
+        await self._reading
+        assert self.process.stderr is not None
+        assert await self.process.stderr.read() == b""
+        return code
+
+    async def stop(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+        await self._reading
+
+
+def environment(**further: str) -> dict[str, str]:
+    foreign = ("SLUICE_", "OPENAI_", "DYNO", "PORT", "COV_")
+    own = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return {**own, "PORT": "0", "PYTHONWARNINGS": "error::ResourceWarning", **further}
+
+
+Start = Callable[..., Awaitable[Process]]
+
+
+@pytest.fixture
+def start(io_loop: IOLoop) -> Iterator[Start]:
+    """`await start("replay", path, SLUICE_X_Y="1")`: a process that is listening."""
+    started: list[Process] = []
+
+    async def run(*arguments: object, **variables: str) -> Process:
+        process = Process(
+            await asyncio.create_subprocess_exec(
+                sys.executable,
+                str(ROOT / "server.py"),
+                *map(str, arguments),
+                env=environment(**variables),
+                cwd="/",
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        )
+        started.append(process)
+        await process.line("listening")
+        return process
+
+    async def stop() -> None:
+        for process in started:
+            await process.stop()
+
+    yield run
+    io_loop.run_sync(stop, timeout=10)
+
+
+async def finished(*arguments: object, **variables: str) -> tuple[int, str, str]:
+    """Run to the end; exit code, standard output and standard error."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(ROOT / "server.py"),
+        *map(str, arguments),
+        env=environment(**variables),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, errors = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode(), errors.decode()
+
+
+@pytest.fixture
+def cassettes(tmp_path: Path) -> Path:
+    """A folder with one recording of "Hello", buffered and streamed."""
+    asked = {"messages": [{"role": "user", "content": "Hello"}]}
+    kinds = {
+        "application/json": (asked, json.dumps(completion("Hi!")).encode()),
+        "text/event-stream": (
+            {**asked, "stream": True},
+            delta("Hi") + delta("!") + finish() + usage() + DONE,
+        ),
+    }
+    exchanges = [
+        Exchange(
+            url="http://127.0.0.1/v1/chat/completions",
+            request_body=json.dumps(question).encode(),
+            status=200,
+            reason="OK",
+            headers=(("content-type", kind),),
+            body=body,
+        )
+        for kind, (question, body) in kinds.items()
+    ]
+    folder = tmp_path / "cassettes"
+    folder.mkdir()
+    save(folder / "hello.yaml", exchanges, Provenance("nobody", "2026-01-01", "a test"))
+    return folder
+
+
+def texts(reply: Reply) -> str:
+    return "".join(event.get("delta", "") for event in reply.events if event != "[DONE]")
+
+
+# Starting
+
+
+async def test_without_a_key_it_replays_and_says_so(start: Start, cassettes: Path) -> None:
+    server = await start(SLUICE_REPLAY_CASSETTES=str(cassettes))
+
+    line = await server.line("listening")
+    assert (line["provider"], line["auth"]) == ("replay", "none")
+    assert line["address"].startswith("http://127.0.0.1:")
+    health = await server.ask(encoded("GET", "/healthz"))
+    assert health.json["provider"] == "replay"
+    assert_valid(health.json, "health.json")
+    whole = await server.ask(chat(HELLO))
+    assert whole.json["text"] == "Hi!"
+    assert_valid(whole.json, "chat.response.json")
+    streamed = await server.ask(chat(STREAM))
+    assert texts(streamed) == "Hi!"
+    assert streamed.events[-1] == "[DONE]"
+
+    server.signal(signal.SIGTERM)
+    assert await server.ended() == 0
+    assert [line["event"] for line in server.lines if line["event"] != "request"] == [
+        "listening",
+        "call",
+        "call",
+        "signal",
+        "draining",
+        "stopped",
+    ]
+
+
+async def test_it_starts_on_the_recordings_that_it_brings(start: Start, cassettes: Path) -> None:
+    brought = ROOT / "cassettes"
+    there = any(brought.glob("*.yaml"))
+    server = await start(SLUICE_REPLAY_CASSETTES=str(brought if there else cassettes))
+
+    assert (await server.ask(chat(HELLO))).json["text"]
+    assert texts(await server.ask(chat(STREAM)))
+
+
+@pytest.mark.parametrize("scenario", ["truncated", "disconnect", "garbage"])
+async def test_replay_plays_failures_on_request(
+    start: Start, cassettes: Path, scenario: str
+) -> None:
+    server = await start("replay", cassettes / "hello.yaml", SLUICE_RETRY_BACKOFF_S="0.001")
+
+    reply = await server.ask(chat(HELLO, ("X-Replay-Scenario", scenario)))
+    reply.assert_error(502, "provider_unavailable")
+    once = await server.ask(chat(HELLO, ("X-Replay-Scenario", "disconnect_once")))
+    assert once.json["text"] == "Hi!"
+    assert (await server.line("call", 2))["attempts"] == 2
+    unknown = await server.ask(chat(HELLO, ("X-Replay-Scenario", "nothing")))
+    unknown.assert_error(400, "invalid_request")
+
+
+async def test_what_was_recorded_replays(start: Start, upstream: Upstream, tmp_path: Path) -> None:
+    upstream.will(either(ok("From far away"), answer_stream("From", " far", " away")))
+    cassette = tmp_path / "new.yaml"
+    recorder = await start("record", cassette, OPENAI_API_KEY=KEY, OPENAI_BASE_URL=upstream.url)
+    assert (await recorder.ask(encoded("GET", "/healthz"))).json["provider"] == "record"
+    assert (await recorder.ask(chat(HELLO))).json["text"] == "From far away"
+    assert texts(await recorder.ask(chat(STREAM))) == "From far away"
+    await recorder.line("recorded", 2)
+    recorder.signal(signal.SIGTERM)
+    assert await recorder.ended() == 0
+    assert KEY not in cassette.read_text()
+
+    server = await start("replay", cassette, OPENAI_API_KEY=KEY, OPENAI_BASE_URL=upstream.url)
+    assert (await server.ask(chat(HELLO))).json["text"] == "From far away"
+    assert texts(await server.ask(chat(STREAM))) == "From far away"
+    assert len(upstream.requests) == 2
+
+
+# Ending
+
+
+@pytest.mark.parametrize("body", [HELLO, STREAM], ids=["buffered", "streamed"])
+async def test_sigterm_twice_lets_a_call_finish(
+    start: Start, upstream: Upstream, body: dict[str, object]
+) -> None:
+    go = asyncio.Event()
+    whole = after_content(held(go, chunks(finish(), usage(), DONE)))
+    upstream.will(either(held(go, ok("late")), whole))
+    server = await start(OPENAI_API_KEY=KEY, OPENAI_BASE_URL=upstream.url)
+    client = await server.send(chat(body))
+    await upstream.request()
+
+    server.signal(signal.SIGTERM)
+    assert (await server.line("draining"))["in_flight"] == 1
+    server.signal(signal.SIGTERM)
+    await server.line("signal", 2)
+    with pytest.raises(ConnectionError):
+        await server.send(chat())
+    go.set()
+
+    reply = await client.reply()
+    assert reply.status == 200
+    if body is STREAM:
+        assert reply.events[-1] == "[DONE]"
+    assert await server.ended() == 0
+    assert (await server.line("call"))["code"] == "completed"
+    assert server.lines[-1]["event"] == "stopped"
+    client.fin()
+
+
+@pytest.mark.parametrize("body", [HELLO, STREAM], ids=["buffered", "streamed"])
+async def test_a_call_that_outlasts_the_drain_ends_honestly(
+    start: Start, upstream: Upstream, body: dict[str, object]
+) -> None:
+    upstream.will(either(silence, after_content(silence)))
+    server = await start(
+        OPENAI_API_KEY=KEY, OPENAI_BASE_URL=upstream.url, SLUICE_SERVER_DRAIN_S="0.1"
+    )
+    client = await server.send(chat(body))
+    exchange = await upstream.request()
+    begun = b""
+    if body is STREAM:
+        head = await client.head()
+        begun = await client.until(b" three")
+
+    server.signal(signal.SIGTERM)
+    server.signal(signal.SIGTERM)
+
+    if body is STREAM:
+        events = Reply(200, head.headers, begun + await client.body()).events
+        assert (events[-1]["type"], events[-1]["code"]) == ("error", "draining")
+    else:
+        reply = await client.reply()
+        reply.assert_error(503, "draining")
+        assert reply.headers["connection"] == "close"
+    assert await server.ended() == 0
+    assert (await server.line("call"))["code"] == "draining"
+    await exchange.closed.wait()
+    client.fin()
+
+
+async def test_sigint_ends_it_and_a_second_one_at_once(start: Start, upstream: Upstream) -> None:
+    upstream.will(silence)
+    server = await start(OPENAI_API_KEY=KEY, OPENAI_BASE_URL=upstream.url)
+    client = await server.send(chat())
+    await upstream.request()
+
+    server.signal(signal.SIGINT)
+    await server.line("draining")
+    server.signal(signal.SIGINT)
+
+    assert await server.ended() == 130
+    client.fin()
+
+
+async def test_an_idle_kept_connection_does_not_hold_up_the_end(
+    start: Start, cassettes: Path
+) -> None:
+    server = await start(SLUICE_REPLAY_CASSETTES=str(cassettes))
+    client = await server.send(chat())
+    assert (await client.reply()).status == 200
+
+    server.signal(signal.SIGTERM)
+
+    assert await client.closed() == b""
+    assert await server.ended() == 0
+    client.fin()
+
+
+# Commands
+
+
+async def test_check_prints_every_setting_with_secrets_masked() -> None:
+    code, output, errors = await finished(
+        "check", OPENAI_API_KEY="sk-canary", SLUICE_RETRY_MAX_ATTEMPTS="2"
+    )
+
+    assert (code, errors) == (0, "")
+    assert "sk-canary" not in output
+    lines = output.splitlines()
+    assert "api_key = (set)" in lines
+    assert "max_attempts = 2" in lines
+    assert "[server]" in lines
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("SLUICE_RETRY_MAX_ATTEMPTS", "0", "SLUICE_RETRY_MAX_ATTEMPTS"),
+        ("SLUICE_RETRY_MAX_ATTEMPS", "1", "did you mean SLUICE_RETRY_MAX_ATTEMPTS?"),
+        ("SLUICE_PROVIDER_DEADLINE_S", "31", "platform_timeout_s"),
+        ("PORT", "99999", "0 to 65535"),
+        ("OPENAI_BASE_URL", "http://user:canary@host", "OPENAI_BASE_URL"),
+        ("SLUICE_SERVER_HOST", "0.0.0.0", "SLUICE_AUTH_MODE=public"),
+        ("SLUICE_REPLAY_CASSETTES", "/nowhere", "/nowhere"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "serve"])
+async def test_a_bad_setting_is_one_line_and_exit_code_1(
+    command: str, name: str, value: str, told: str
+) -> None:
+    if name == "SLUICE_REPLAY_CASSETTES" and command == "check":
+        command = "serve"  # `check` opens no files
+
+    code, output, errors = await finished(command, **{name: value})
+
+    assert (code, output) == (1, "")
+    assert errors.startswith("sluice: ")
+    assert len(errors.splitlines()) == 1
+    assert told in errors
+    assert "canary" not in errors
+
+
+async def test_a_taken_port_is_one_line_and_exit_code_1(cassettes: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        code, _, errors = await finished(PORT=str(port), SLUICE_REPLAY_CASSETTES=str(cassettes))
+
+    assert code == 1
+    assert len(errors.splitlines()) == 1
+    assert str(port) in errors
+
+
+async def test_record_wants_a_key_and_a_new_file(tmp_path: Path) -> None:
+    code, _, errors = await finished("record", tmp_path / "new.yaml")
+    assert (code, len(errors.splitlines())) == (1, 1)
+    assert "OPENAI_API_KEY" in errors
+
+    there = tmp_path / "there.yaml"
+    there.write_text("precious")
+    code, _, errors = await finished("record", there, OPENAI_API_KEY=KEY)
+    assert (code, len(errors.splitlines())) == (1, 1)
+    assert there.read_text() == "precious"
+
+
+@pytest.mark.parametrize("content", ["", "hello", "[]", "interactions: []", "\0", "a: b: c"])
+async def test_what_is_no_cassette_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(content)
+
+    code, output, errors = await finished("replay", path)
+
+    assert (code, output, len(errors.splitlines())) == (1, "", 1)
+    assert str(path) in errors
+
+
+async def test_help_names_every_command() -> None:
+    code, output, _ = await finished("--help")
+
+    assert code == 0
+    for word in ("serve", "check", "record", "replay", "--config", "curl", "SLUICE_"):
+        assert word in output
+
+
+async def test_an_unknown_command_is_exit_code_2() -> None:
+    code, _, errors = await finished("fly")
+
+    assert code == 2
+    assert "usage:" in errors
