@@ -123,10 +123,11 @@ async def latencies_ms(port: int, *, rate: float, seconds: float) -> list[float]
         idle.append(connection)
 
     start = time.perf_counter()
-    async with asyncio.TaskGroup() as tasks:
-        for number in range(int(rate * seconds)):
-            await asyncio.sleep(start + number / rate - time.perf_counter())
-            tasks.create_task(ask())
+    asking: list[asyncio.Task[None]] = []
+    for number in range(int(rate * seconds)):
+        await asyncio.sleep(start + number / rate - time.perf_counter())
+        asking.append(asyncio.create_task(ask()))
+    await asyncio.gather(*asking)
     for connection in idle:
         connection.close()
     return taken

@@ -187,8 +187,13 @@ def main() -> int:
         for name, command in servers.commands().items():
             under_test.append(servers.start(name, command, servers.SERVER_CORE, upstream))
             running.callback(under_test[-1].stop)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            results = runner.run(_measure(under_test, options))
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                results = runner.run(_measure(under_test, options))
+        except (load.BadAnswer, OSError) as fault:
+            gone = [server.name for server in (upstream, *under_test) if server.has_ended()]
+            print(f"bench: {fault} (ended: {', '.join(gone) or 'none'})", file=sys.stderr)
+            return 1
     print(_versions(any("Express" in name for name in results)), end="\n\n")
     print(_table(results))
     return 0

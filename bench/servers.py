@@ -45,6 +45,9 @@ class Server:
                 return int(line.split()[1]) / 1024
         raise RuntimeError(f"{self.name} has ended")
 
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
     def stop(self) -> None:
         self.process.terminate()
         try:

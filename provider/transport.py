@@ -12,6 +12,7 @@ The SDK ships an aiohttp transport of its own. This one stands in its place beca
 reports refused and dropped connections as timeouts, keeps cookies, and has no caps.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -79,6 +80,18 @@ class _Body(httpx2.AsyncByteStream):
     def __init__(self, response: aiohttp.ClientResponse, max_bytes: int) -> None:
         self._response = response
         self._left = max_bytes
+        connection = response.connection  # None: all has arrived
+        protocol = None if connection is None else connection.protocol
+        self._closed = None if protocol is None else protocol.closed
+        if self._closed is not None:
+            self._closed.add_done_callback(self._cut)
+
+    def _cut(self, closed: "asyncio.Future[None]") -> None:
+        """The connection is gone. aiohttp 3.14 tells nobody when it was a bad chunk behind good
+        headers that made it hang up, and the read would wait for ever."""
+        content = self._response.content
+        if content.exception() is None and not content.is_eof():
+            content.set_exception(aiohttp.ClientPayloadError())
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -93,6 +106,8 @@ class _Body(httpx2.AsyncByteStream):
         return chunk
 
     async def aclose(self) -> None:
+        if self._closed is not None:
+            self._closed.remove_done_callback(self._cut)
         # After the last byte the connection is back in the pool already and this is a no-op;
         # before it, the rest is unwanted and the socket must close now.
         self._response.close()
