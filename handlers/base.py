@@ -113,6 +113,13 @@ class BaseHandler(RequestHandler):
         )
         self.finish()
 
+    def finish(self, chunk: Any = None) -> "asyncio.Future[None]":
+        written = super().finish(chunk)
+        if self._headers.get("Connection") == "close":
+            # Tornado sends the header but keeps the connection (RFC 9112, 9.6: must close).
+            written.add_done_callback(lambda _: self._close_connection())
+        return written
+
     async def bounded_flush(self) -> None:
         """Hand what was written to the client, or give the client up.
 

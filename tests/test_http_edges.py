@@ -8,6 +8,8 @@ import pytest
 from conftest import HELLO, JSON, Reply, StartSluice, assert_valid, chat, encoded
 from upstream import Upstream, error, good, held, ok, silence
 
+from server import drain
+
 TOO_LARGE = b'{"userMessage": "' + b"x" * 300_000 + b'"}'
 CHUNKED = ("Transfer-Encoding", "chunked")
 
@@ -491,32 +493,52 @@ async def test_one_call_too_many_is_overloaded_at_once(
 async def test_a_kept_connection_is_told_to_leave_while_draining(
     sluice: StartSluice, upstream: Upstream
 ) -> None:
-    upstream.will(ok())
+    go = asyncio.Event()
+    upstream.will(ok("before"), held(go, ok("last")))
     server = await sluice()
-    client = await server.send(chat())
-    assert (await client.reply()).headers.get("connection") != "close"
-    server.services.admission.draining = True
-    server.http_server.stop()
+    kept = await server.send(chat())
+    assert "connection" not in (await kept.reply()).headers
+    busy = await server.send(chat())
+    await upstream.request(2)
+    draining = asyncio.ensure_future(drain(server.http_server, server.services))
+    await asyncio.sleep(0)
 
-    await client.send(chat())
+    await kept.send(chat())
 
-    reply = await client.reply()
+    reply = await kept.reply()
     reply.assert_error(503, "draining")
     assert reply.headers["connection"] == "close"
-    assert [record.code for record in server.calls.records] == ["completed", "draining"]
-    assert len(upstream.requests) == 1
+    go.set()
+    assert (await busy.reply()).json["text"] == "last"
+    await draining
+    codes = [record.code for record in server.calls.records]
+    assert codes == ["completed", "draining", "completed"]
+    assert len(upstream.requests) == 2
 
 
-async def test_who_says_connection_close_closes(sluice: StartSluice) -> None:
+@pytest.mark.parametrize("target", ["/api/chat", "/readyz", "/healthz", "/nowhere"])
+async def test_who_says_connection_close_closes(
+    sluice: StartSluice, upstream: Upstream, target: str
+) -> None:
     """RFC 9112 9.6: a server that sends `close` must close after that response."""
+    go = asyncio.Event()
+    upstream.will(ok(), held(go, ok()))
     server = await sluice()
-    server.services.admission.draining = True
-    client = await server.send(chat())
-    assert (await client.reply()).headers["connection"] == "close"
+    kept = await server.send(chat())
+    await kept.reply()
+    busy = await server.send(chat())
+    await upstream.request(2)
+    draining = asyncio.ensure_future(drain(server.http_server, server.services))
+    await asyncio.sleep(0)
+    await kept.send(chat() if target == "/api/chat" else encoded("GET", target))
+    assert (await kept.reply()).headers["connection"] == "close"
 
-    await client.send(encoded("GET", "/healthz"))
+    await kept.send(encoded("GET", "/healthz"))
 
-    assert await client.reader.read(1) == b""
+    assert await kept.reader.read(1) == b""
+    go.set()
+    assert (await busy.reply()).status == 200
+    await draining
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["buffered", "streamed"])
