@@ -134,6 +134,9 @@ class BaseHandler(RequestHandler):
 
     async def _bounded(self, written: "asyncio.Future[None]") -> None:
         try:
+            if written.done():  # the socket took it all: no timer for the usual case
+                written.result()
+                return
             async with asyncio.timeout(self.services.config.server.flush_timeout_s):
                 await written
         except TimeoutError:

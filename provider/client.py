@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import httpx2
 import openai
+import orjson
 
 from call import Call
 from config import Config
@@ -27,8 +28,8 @@ from provider.deadline import timer
 from provider.retry import Retry
 from provider.stream import ChatStream
 from provider.translate import translated
+from provider.transport import LeanClient
 
-_PATH: Final = "/chat/completions"
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -54,6 +55,8 @@ class Provider:
         forward_scenario: bool = False,
     ) -> None:
         self._config = config.provider
+        # Whole, so that the SDK has nothing to join for each call.
+        self._url = base_url.rstrip("/") + "/chat/completions"
         self._forward_scenario = forward_scenario
         self.circuit = Circuit(config.circuit, clock)
         self.retry = Retry(config.retry, self.circuit, clock=clock, sleep=sleep, random=random)
@@ -62,9 +65,7 @@ class Provider:
             base_url=base_url,
             max_retries=0,
             timeout=None,  # the named timers bound every phase
-            http_client=httpx2.AsyncClient(
-                transport=transport, follow_redirects=False, trust_env=False
-            ),
+            http_client=LeanClient(transport),
         )
 
     async def aclose(self) -> None:
@@ -134,9 +135,9 @@ class Provider:
         call.provider_request_id = None
         try:
             response = await self._openai.post(
-                _PATH,
+                self._url,
                 cast_to=httpx2.Response,
-                body=body,
+                content=orjson.dumps(body),
                 options={"headers": headers},
                 stream=call.stream,
             )

@@ -7,6 +7,7 @@ Rules of this module:
   child, which closes its socket on the way out; `run` then raises that reason.
 - Cancelling the handler itself would make Tornado answer 500 (measured), hence the child.
 - `call.deadline` may be moved later while the work runs; the timer looks again when it fires.
+- `timer` bounds one phase; `IdleTimer` each of many waits, with hardly any timers.
 - A cancellation from outside always passes.
 """
 
@@ -73,3 +74,56 @@ async def timer(reason: str, timeout_s: float | None) -> AsyncIterator[None]:
         if not scope.expired():
             raise
         raise CallError("deadline_exceeded", reason, transient=True, unhealthy=True) from None
+
+
+class IdleTimer:
+    """Bounds every `with` block on it to `timeout_s` seconds.
+
+    A stream waits a thousand times and is rarely kept waiting. So one timer of the loop looks
+    now and then whether the present wait has lasted too long, instead of one being started
+    and stopped for each. For one task; `close` it when no wait is to follow.
+
+    Raises (leaving the block):
+        CallError: `deadline_exceeded` with this reason.
+    """
+
+    def __init__(self, reason: str, timeout_s: float) -> None:
+        self._reason = reason
+        self._timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[Any] | None = None
+        self._due: float | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._expired = False
+
+    def __enter__(self) -> None:
+        self._due = self._loop.time() + self._timeout_s
+        if self._watch is None:
+            self._task = asyncio.current_task()
+            self._watch = self._loop.call_at(self._due, self._look)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._due = None
+        if not self._expired:
+            return
+        self._expired = False
+        assert self._task is not None
+        # Only a cancellation that nobody else has asked for, too, is ours to take back.
+        if self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise CallError("deadline_exceeded", self._reason, transient=True, unhealthy=True)
+
+    def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _look(self) -> None:
+        self._watch = None
+        if self._due is None:
+            return  # the next wait starts it anew
+        if self._loop.time() < self._due:
+            self._watch = self._loop.call_at(self._due, self._look)
+        else:
+            assert self._task is not None
+            self._expired = True
+            self._task.cancel()

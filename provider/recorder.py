@@ -66,14 +66,23 @@ class RecordingTransport(httpx2.AsyncBaseTransport):
 class _Copied(httpx2.AsyncByteStream):
     def __init__(self, response: httpx2.Response, keep: Callable[[bytes], None]) -> None:
         self._response = response
-        self._keep = keep
+        self._chunks = aiter(cast(AsyncIterable[bytes], response.stream))
+        self._pieces: list[bytes] = []
+        self._keep: Callable[[bytes], None] | None = keep
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        pieces = []
-        async for chunk in cast(AsyncIterable[bytes], self._response.stream):
-            pieces.append(chunk)
-            yield chunk
-        self._keep(b"".join(pieces))
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk = await anext(self._chunks)
+        except StopAsyncIteration:
+            if self._keep is not None:  # who asks again at the end is told so again
+                self._keep(b"".join(self._pieces))
+                self._keep = None
+            raise
+        self._pieces.append(chunk)
+        return chunk
 
     async def aclose(self) -> None:
         await self._response.aclose()

@@ -11,8 +11,8 @@ Rules of this module:
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterable, Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Final, cast
 
 import httpx2
@@ -20,7 +20,7 @@ import httpx2
 from call import Usage
 from errors import CallError
 from provider.completion import DONE, parse_event
-from provider.deadline import timer
+from provider.deadline import IdleTimer
 from provider.sse import Event, LineTooLong, SSEDecoder
 from provider.translate import translated
 
@@ -51,13 +51,10 @@ class ChatStream:
         on_unhealthy: Callable[[], None],
     ) -> None:
         self._response = response
-        self._idle_s = idle_s
+        self._idle = IdleTimer("idle_timeout", idle_s)
         self._on_unhealthy = on_unhealthy
         self._decoder = SSEDecoder(max_line_bytes)
-        # httpx2 wraps every body in a generator, which must be closed like one.
-        self._chunks = cast(
-            AsyncGenerator[bytes], aiter(cast(AsyncIterable[bytes], response.stream))
-        )
+        self._chunks = aiter(cast(AsyncIterable[bytes], response.stream))
         self._held: list[str] = []
         self._fault: CallError | None = None
         self._done = False
@@ -70,7 +67,7 @@ class ChatStream:
         if kind != "text/event-stream":
             raise CallError("provider_unavailable", "not_a_stream", unhealthy=True)
         with suppress(StopAsyncIteration):  # finished without a word: whole, though empty
-            self._held = await self._next_deltas(idle_s=None)
+            self._held = await self._next_deltas(nullcontext())
 
     def __aiter__(self) -> "ChatStream":
         return self
@@ -81,7 +78,7 @@ class ChatStream:
             return deltas
         try:
             with translated():
-                return await self._next_deltas(self._idle_s)
+                return await self._next_deltas(self._idle)
         except CallError as error:
             if self.finish_reason is not None:
                 self._done = True
@@ -92,22 +89,22 @@ class ChatStream:
 
     async def aclose(self) -> None:
         """Close the socket, or keep the connection where the provider ends the body in time."""
+        self._idle.close()
         if self._done:
             with suppress(Exception):
                 async with asyncio.timeout(_DRAIN_S):
                     async for _ in self._chunks:
                         pass
-        await self._chunks.aclose()
         await self._response.aclose()
 
-    async def _next_deltas(self, idle_s: float | None) -> list[str]:
+    async def _next_deltas(self, idle: AbstractContextManager[None]) -> list[str]:
         """The deltas of the next read that brings any."""
         while True:
             if self._fault is not None:
                 raise self._fault
             if self._done:
                 raise StopAsyncIteration
-            async with timer("idle_timeout", idle_s):
+            with idle:
                 while not (events := await self._read()):
                     pass
             if deltas := self._take(events):

@@ -39,6 +39,8 @@ from upstream import (
     stream,
 )
 
+from provider import transport
+
 FORMS = pytest.mark.parametrize("streamed", [False, True], ids=["buffered", "streamed"])
 SMALL = {"provider_max_response_bytes": 200_000, "provider_max_line_bytes": 200_000}
 
@@ -134,12 +136,11 @@ async def test_a_bad_chunk_after_the_headers_is_noticed_at_once(
 ) -> None:
     headers_read = asyncio.Event()
     server = await sluice(**deadline(1), retry_max_attempts=1)
-    request = server.transport.handle_async_request
 
-    async def noted(*given: Any) -> Any:
-        response = await request(*given)
-        headers_read.set()
-        return response
+    class Noted(transport._Body):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            headers_read.set()
 
     async def step(exchange: Exchange) -> None:
         kind = "text/event-stream" if streamed else "application/json"
@@ -147,7 +148,7 @@ async def test_a_bad_chunk_after_the_headers_is_noticed_at_once(
         await headers_read.wait()
         await scripted.garbage_chunk(exchange)
 
-    monkeypatch.setattr(server.transport, "handle_async_request", noted)
+    monkeypatch.setattr(transport, "_Body", Noted)
     upstream.will(step)
 
     reply = await ask(server, streamed)
