@@ -1,0 +1,172 @@
+"""Settings: one list of them, one clear line for each fault."""
+
+import configparser
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import config
+from errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+CANARY = "sk-canary-51bd"
+SECTIONS = config.SCHEMA["properties"]
+SETTINGS = [(section, key) for section in SECTIONS for key in SECTIONS[section]["properties"]]
+
+
+def load(tmp_path, text="", **environ):
+    path = tmp_path / "config.ini"
+    path.write_text(text)
+    return config.load(path, environ)
+
+
+def fault(tmp_path, text="", **environ):
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text, **environ)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert CANARY not in line
+    return line
+
+
+def test_the_file_names_every_setting_with_its_default_and_no_secret(tmp_path):
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "config.ini")
+    named = {(section, key) for section in parser.sections() for key in parser[section]}
+    secret = {(s, k) for s, k in SETTINGS if SECTIONS[s]["properties"][k].get("writeOnly")}
+    assert named == set(SETTINGS) - secret
+    file = (ROOT / "config.ini").read_text()
+    assert load(tmp_path, file) == load(tmp_path)
+
+
+def test_the_dataclasses_mirror_the_schema():
+    assert [field.name for field in fields(config.Config)] == list(SECTIONS)
+    for field in fields(config.Config):
+        keys = [inner.name for inner in fields(field.type)]
+        assert keys == list(SECTIONS[field.name]["properties"])
+
+
+@pytest.mark.parametrize(("section", "key"), SETTINGS)
+def test_every_setting_says_what_it_means(section, key):
+    rule = SECTIONS[section]["properties"][key]
+    assert rule["description"].endswith(".")
+    assert "default" in rule
+
+
+def test_later_wins(tmp_path):
+    text = "[server]\nport = 1001\n[chat]\nmax_tokens = 11\n"
+    assert load(tmp_path, text).server.port == 1001
+    assert load(tmp_path, text, SLUICE_SERVER_PORT="1002").server.port == 1002
+    both = load(tmp_path, text, PORT="1003", SLUICE_SERVER_PORT="1002", SLUICE_CHAT_MAX_TOKENS="")
+    assert (both.server.port, both.chat.max_tokens) == (1003, 11)
+
+
+def test_values_are_taken_literally(tmp_path):
+    text = "[chat]\nsystem_prompt = 100% %(sure)s # really\nmodels = a, b ,, c\n"
+    loaded = load(tmp_path, text)
+    assert loaded.chat.system_prompt == "100% %(sure)s # really"
+    assert loaded.chat.models == ("a", "b", "c")
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path):
+    path = tmp_path / "config.ini"
+    path.write_bytes(b"\xef\xbb\xbf[server]\nport = 1001\n")
+    assert config.load(path, {}).server.port == 1001
+
+
+def test_the_cassettes_are_beside_the_file(tmp_path):
+    assert load(tmp_path).replay.cassettes == tmp_path / "cassettes"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("port = 1\n", "line 1: a key stands before the first [section]"),
+        ("[server]\nport\n", "line 2: is neither a [section] nor key = value"),
+        ("[server]\nport=1\nport=2\n", "line 3: key port appears twice in [server]"),
+        ("[server]\n[server]\n", "line 2: section [server] appears twice"),
+        ("[sever]\n", "unknown section [sever]; did you mean server?"),
+        ("[zzz]\n", "unknown section [zzz]; known: server, auth,"),
+        ("[server]\nprot = 1\n", "unknown key prot in [server]; did you mean port?"),
+        (f"[provider]\napi_key = {CANARY}\n", "[provider] api_key is a secret"),
+        ("[server]\nport = many\n", "[server] port = 'many': must be a whole number from 0 to"),
+        ("[server]\nport = 70000\n", "must be a whole number from 0 to 65535"),
+        ("[server]\nport = 1.5\n", "must be a whole number"),
+        ("[retry]\nbackoff_s = nan\n", "[retry] backoff_s = 'nan': must be a number"),
+        ("[retry]\nbackoff_s = inf\n", "must be a number"),
+        ("[provider]\nidle_s = 0\n", "must be a number over 0 to"),
+        ("[auth]\nmode = maybe\n", "must be one of none, public"),
+        ("[chat]\nmodel =\n", "must be text of 1 to 200 characters"),
+        (f"[chat]\nmodels = a, {'b' * 201}\n", "must be names of 1 to 200 characters"),
+        (f"[provider]\nbase_url = https://me:{CANARY}@host/v1\n", "http or https address"),
+        ("[provider]\nbase_url = ftp://host\n", "http or https address"),
+        ("[provider]\nbase_url = http://host/v1\n", "OPENAI_API_KEY is not"),
+        ("[provider]\nattempt_s = 29\n", "29: must be at most [provider] deadline_s = 28"),
+        ("[provider]\ndeadline_s = 31\n",
+         "deadline_s = 31: must be at most [server] platform_timeout_s = 30"),
+        ("[chat]\nmax_tokens = 2000\n", "must be at most [chat] max_tokens_limit = 1024"),
+        ("[server]\nhost = 0.0.0.0\n", "set SLUICE_AUTH_MODE=public"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_one_line(tmp_path, text, told):
+    assert told in fault(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"SLUICE_SERVER_PROT": "1"}, "unknown variable; did you mean SLUICE_SERVER_PORT?"),
+        ({"SLUICE_PROVIDER_API_KEY": CANARY}, "SLUICE_PROVIDER_API_KEY: unknown variable"),
+        ({"PORT": "http"}, "PORT = 'http': must be a whole number"),
+        ({"OPENAI_BASE_URL": f"http://me:{CANARY}@host"}, "OPENAI_BASE_URL: must be an http"),
+        ({"DYNO": "web.1"}, "loopback only, not on this platform"),
+    ],
+)
+def test_a_fault_in_the_environment_is_one_line(tmp_path, environ, told):
+    assert told in fault(tmp_path, **environ)
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
+    for path, told in ((tmp_path, "cannot be read"), (tmp_path / "no.ini", "cannot be read")):
+        with pytest.raises(ConfigError, match=told):
+            config.load(path, {})
+    (tmp_path / "latin.ini").write_bytes(b"[chat]\nmodel = \xe9\n")
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
+        config.load(tmp_path / "latin.ini", {})
+
+
+@pytest.mark.parametrize(
+    ("mode", "host", "effective"),
+    [
+        ("none", "", "127.0.0.1"),
+        ("none", "::1", "::1"),
+        ("none", "localhost", "localhost"),
+        ("public", "", ""),
+        ("public", "10.0.0.1", "10.0.0.1"),
+    ],
+)
+def test_where_it_listens(tmp_path, mode, host, effective):
+    loaded = load(tmp_path, SLUICE_AUTH_MODE=mode, SLUICE_SERVER_HOST=host)
+    assert loaded.host == effective
+
+
+def test_the_key_is_masked(tmp_path):
+    loaded = load(tmp_path, OPENAI_API_KEY=CANARY)
+    shown = {(section, key): value for section, key, value in config.effective(loaded)}
+    assert shown["provider", "api_key"] == "(set)"
+    assert CANARY not in repr(loaded)
+    assert loaded.provider.api_key == CANARY
+    empty = {key: value for _, key, value in config.effective(load(tmp_path))}
+    assert empty["api_key"] == "(not set)"
+
+
+def test_each_variable_of_the_example_exists():
+    names = [
+        line.lstrip("# ").partition("=")[0]
+        for line in (ROOT / ".env.example").read_text().splitlines()
+        if "=" in line
+    ]
+    known = {f"SLUICE_{section}_{key}".upper() for section, key in SETTINGS}
+    assert names
+    assert set(names) <= known | {"PORT", "OPENAI_API_KEY", "OPENAI_BASE_URL"}
