@@ -24,7 +24,7 @@ def lines():
     for handler in before[0]:
         root.removeHandler(handler)  # pytest's own, which `configure` would close
     logs.configure("DEBUG", stream)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    yield lambda: [json.loads(line) for line in stream.getvalue().split("\n") if line]
     root.handlers[:], root.level = before[0], before[1]
     ours.setLevel(before[2])
 
