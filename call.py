@@ -2,7 +2,9 @@
 
 import asyncio
 from dataclasses import asdict, dataclass, field
+from typing import Final
 
+from config import LimitConfig
 from errors import CallError
 
 
@@ -18,6 +20,20 @@ class Usage:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, as far as the credentials tell."""
+
+    name: str
+    limits: LimitConfig | None = None
+    """Limits of this caller alone; None: those of [limit_caller]."""
+    models: tuple[str, ...] = ()
+    """Models this caller may name; empty: all that the server has."""
+
+
+ANONYMOUS: Final = Caller("anonymous")
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """One call from its first header to its settlement.
@@ -31,18 +47,31 @@ class Call:
     started: float
     deadline: float
     """May be moved later once, when a stream has begun; `provider.deadline` follows."""
-    caller: str = "anonymous"
+    caller: Caller = ANONYMOUS
+    address: str = ""
+    """The client's, as limits know it: an IPv6 address stands for its /64."""
     model: str = ""
     messages: list[dict[str, str]] = field(default_factory=list, repr=False)
     max_tokens: int = 0
     stream: bool = False
     replay_scenario: str | None = None
+    prompt_tokens: int = 0
+    """Our own count of what goes to the provider."""
+    redactions: dict[str, int] = field(default_factory=dict)
+    """How many values of each kind were replaced."""
+    reply_headers: dict[str, str] = field(default_factory=dict)
 
     attempts: int = 0
     """Attempts begun; a retry is every attempt after the first."""
     first_token_at: float | None = None
     usage: Usage | None = None
+    answer_tokens: int = 0
+    """Our own count of the answer so far."""
     finish_reason: str | None = None
+    cut: bool = False
+    """The provider went on beyond what was reserved, and was stopped."""
+    replayed: bool = False
+    """Answered from another request's recording."""
     provider_request_id: str | None = None
     code: str | None = None
     """The terminal outcome, a key of `errors.OUTCOMES`; None until the call is settled."""
@@ -58,3 +87,14 @@ class Call:
             self.ended_by = why
             if self.task is not None:
                 self.task.cancel()
+
+    def charged_tokens(self) -> tuple[int, int]:
+        """Prompt and answer tokens that this call has cost: as the provider says, else by our
+        own count. An attempt that failed outright cost nothing; one that was given up, or cut,
+        is billed for what it was asked and what it said."""
+        if self.usage:
+            return self.usage.prompt_tokens, self.usage.completion_tokens
+        given_up = self.attempts > 0 and self.ended_by is not None
+        if given_up or self.code == "completed" or self.answer_tokens:
+            return self.prompt_tokens, self.answer_tokens
+        return 0, 0

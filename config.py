@@ -11,29 +11,15 @@ Rules of this module:
 - The environment comes in as an argument; only server.py reads the real one.
 """
 
-import configparser
-import difflib
 import ipaddress
-import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-import jsonschema
-
+from config_reader import SCHEMA, defaults, from_environ, from_file, parse
 from errors import ConfigError
-
-ROOT: Final = Path(__file__).parent
-SCHEMA: Final[dict[str, Any]] = json.loads((ROOT / "schemas/config.schema.json").read_bytes())
-
-_PLATFORM_NAMES: Final = {
-    "PORT": ("server", "port"),
-    "OPENAI_API_KEY": ("provider", "api_key"),
-    "OPENAI_BASE_URL": ("provider", "base_url"),
-}
 
 # Each setting may not exceed the next one in its chain.
 _CHAINS: Final = (
@@ -58,12 +44,27 @@ class ServerConfig:
     heartbeat_s: float
     max_in_flight: int
     drain_s: float
+    trusted_hops: int
     platform_timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class AuthConfig:
     mode: str
+    keys_file: Path
+    jwt_algorithm: str
+    jwt_secret: str = field(repr=False)
+    jwt_jwks: str
+    jwt_issuer: str
+    jwt_audience: str
+    jwt_leeway_s: float
+    jwt_single_use: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserConfig:
+    xsrf: bool
+    allowed_origins: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,50 @@ class ChatConfig:
     system_prompt: str
     max_tokens: int
     max_tokens_limit: int
+    max_prompt_tokens: int
+    input_usd_per_million: float
+    output_usd_per_million: float
+
+
+@dataclass(frozen=True, slots=True)
+class LimitConfig:
+    """The same five limits for one caller, for one address and for all; 0 is no limit."""
+
+    requests_per_minute: int
+    tokens_per_minute: int
+    tokens_per_day: int
+    usd_per_day: float
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class RedactionConfig:
+    """A mode for each kind of value: redact, restore, block or off."""
+
+    email: str
+    phone: str
+    card: str
+    iban: str
+    national_id: str
+    ip: str
+    api_key: str
+    private_key: str
+    phone_region: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyConfig:
+    max_entries: int
+    max_reply_bytes: int
+    keep_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    redis_url: str = field(repr=False)
+    timeout_s: float
+    on_failure: str
+    prefix: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +172,14 @@ class Config:
 
     server: ServerConfig
     auth: AuthConfig
+    browser: BrowserConfig
     chat: ChatConfig
+    limit_caller: LimitConfig
+    limit_ip: LimitConfig
+    limit_total: LimitConfig
+    redaction: RedactionConfig
+    idempotency: IdempotencyConfig
+    store: StoreConfig
     provider: ProviderConfig
     retry: RetryConfig
     circuit: CircuitConfig
@@ -146,12 +198,12 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     Raises:
         ConfigError: with one line for the operator.
     """
-    values = {section: _defaults(section) for section in SCHEMA["properties"]}
-    for section, key, raw, source in (*_from_file(path), *_from_environ(environ)):
-        values[section][key] = _parse(section, key, raw, source)
+    values = {section: defaults(section) for section in SCHEMA["properties"]}
+    for section, key, raw, source in (*from_file(path), *from_environ(environ)):
+        values[section][key] = parse(section, key, raw, source)
     _check_chains(values)
-    replay = values["replay"]
-    replay["cassettes"] = path.parent / replay["cassettes"]
+    for section, key in (("replay", "cassettes"), ("auth", "keys_file")):
+        values[section][key] = path.parent / values[section][key]
     config = Config(**{f.name: f.type(**values[f.name]) for f in fields(Config)})  # type: ignore[operator]
     _check_exposure(config, on_platform="DYNO" in environ)
     default_url = SCHEMA["properties"]["provider"]["properties"]["base_url"]["default"]
@@ -173,115 +225,9 @@ def effective(config: Config) -> Iterator[tuple[str, str, str]]:
                 value = "(set)" if value else "(not set)"
             elif isinstance(value, tuple):
                 value = ", ".join(value)
+            elif isinstance(value, bool):
+                value = str(value).lower()
             yield section, key, str(value)
-
-
-def _defaults(section: str) -> dict[str, Any]:
-    rules = SCHEMA["properties"][section]["properties"]
-    return {
-        key: tuple(rule["default"]) if rule["type"] == "array" else rule["default"]
-        for key, rule in rules.items()
-    }
-
-
-def _from_file(path: Path) -> Iterator[tuple[str, str, str, str]]:
-    # Values are taken literally: no interpolation, no default section.
-    parser = configparser.ConfigParser(interpolation=None, default_section="")
-    try:
-        parser.read_string(path.read_text("utf-8-sig"), source=path.name)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not UTF-8 text") from None
-    except configparser.Error as error:
-        raise ConfigError(f"{path}: {_syntax_fault(error)}") from None
-    for section in parser.sections():
-        if section not in SCHEMA["properties"]:
-            raise ConfigError(
-                f"{path.name}: unknown section [{section}]"
-                + _suggest(section, list(SCHEMA["properties"]))
-            )
-        rules = SCHEMA["properties"][section]["properties"]
-        for key, raw in parser.items(section):
-            if key not in rules:
-                raise ConfigError(
-                    f"{path.name}: unknown key {key} in [{section}]" + _suggest(key, list(rules))
-                )
-            if rules[key].get("writeOnly"):
-                raise ConfigError(
-                    f"{path.name}: [{section}] {key} is a secret: remove it from the file "
-                    "and set OPENAI_API_KEY in the environment"
-                )
-            yield section, key, raw, f"{path.name}: [{section}] {key}"
-
-
-def _syntax_fault(error: configparser.Error) -> str:
-    """What is wrong and on which line, without the line's content."""
-    lineno = getattr(error, "lineno", None)
-    if isinstance(error, configparser.DuplicateOptionError):
-        return f"line {lineno}: key {error.option} appears twice in [{error.section}]"
-    if isinstance(error, configparser.DuplicateSectionError):
-        return f"line {lineno}: section [{error.section}] appears twice"
-    if isinstance(error, configparser.MissingSectionHeaderError):
-        return f"line {lineno}: a key stands before the first [section]"
-    if isinstance(error, configparser.ParsingError) and error.errors:
-        return f"line {error.errors[0][0]}: is neither a [section] nor key = value"
-    return "is not a valid ini file"
-
-
-def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
-    names = {
-        f"SLUICE_{section}_{key}".upper(): (section, key)
-        for section, rules in SCHEMA["properties"].items()
-        for key, rule in rules["properties"].items()
-        if not rule.get("writeOnly")
-    }
-    for name in environ:
-        if name.startswith("SLUICE_") and name not in names:
-            raise ConfigError(f"{name}: unknown variable" + _suggest(name, list(names)))
-    # Platform names come last, so that they win.
-    for name, (section, key) in (*names.items(), *_PLATFORM_NAMES.items()):
-        if environ.get(name, "").strip():
-            yield section, key, environ[name], name
-
-
-def _suggest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
-
-
-def _parse(section: str, key: str, raw: str, source: str) -> Any:
-    rule = SCHEMA["properties"][section]["properties"][key]
-    value: Any = raw.strip()
-    if rule["type"] == "array":
-        value = [word.strip() for word in value.split(",") if word.strip()]
-    elif rule["type"] in ("integer", "number"):
-        try:
-            value = int(value) if rule["type"] == "integer" else float(value)
-        except ValueError:
-            value = None
-        if value is not None and not math.isfinite(value):
-            value = None
-    if not jsonschema.Draft202012Validator(rule).is_valid(value):
-        # A key is secret, and an address may hold a password.
-        shown = "" if rule.get("writeOnly") or "pattern" in rule else f" = {raw.strip()!r}"
-        raise ConfigError(f"{source}{shown}: must be {_allowed(rule)}")
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _allowed(rule: Mapping[str, Any]) -> str:
-    """The rule in words."""
-    if "enum" in rule:
-        return "one of " + ", ".join(rule["enum"])
-    if "pattern" in rule:
-        return "an http or https address without user, query or fragment"
-    if rule["type"] == "array":
-        return "names of 1 to 200 characters, separated by commas"
-    if rule["type"] == "string":
-        return f"text of {rule.get('minLength', 0)} to {rule.get('maxLength', 'any')} characters"
-    kind = "a whole number" if rule["type"] == "integer" else "a number"
-    least = f"over {rule['exclusiveMinimum']}" if "exclusiveMinimum" in rule else None
-    return f"{kind} {least or 'from ' + str(rule['minimum'])} to {rule['maximum']}"
 
 
 def _check_chains(values: Mapping[str, Mapping[str, Any]]) -> None:
@@ -302,7 +248,7 @@ def _check_exposure(config: Config, *, on_platform: bool) -> None:
         where = "on this platform" if on_platform else f"on {config.host}"
         raise ConfigError(
             f"[auth] mode = none: listens on loopback only, not {where}; "
-            "set SLUICE_AUTH_MODE=public to let everyone in"
+            "set SLUICE_AUTH_MODE=keys or jwt, or SLUICE_AUTH_MODE=public to let everyone in"
         )
 
 

@@ -2,6 +2,7 @@
 
     serve     (the default) run the server: POST /api/chat, GET /healthz, GET /readyz
     check     test the configuration and print what is in force
+    keys      add NAME, list, revoke NAME: the keys of [auth] mode = keys
     record    run the server in front of the configured provider and write what it
               answers to a cassette
     replay    run the server on a cassette, without key or network
@@ -18,6 +19,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -32,17 +34,23 @@ from tornado.netutil import bind_sockets
 import config as configuration
 from config import Config
 from errors import ConfigError
-from guards.admission import Admission
+from guards import keys
+from guards.gate import Gate
 from handlers import Services, make_app
 from provider.cassette import Provenance
 from provider.client import Provider
 from provider.embedded import EmbeddedProvider, Library
 from provider.recorder import RecordingTransport
+from provider.shared_circuit import SharedCircuit
 from provider.transport import AiohttpTransport
+from store import Store
 from telemetry import log as logs
 from telemetry.settlement import Settlement
 
 VERSION: Final = "0.1.0"
+HERE: Final = Path(__file__).parent
+# tiktoken looks here before it would ask the network.
+os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(HERE / "tokens"))
 log: Final = logging.getLogger("sluice.server")
 
 # After drain_s has passed, what is left gets this long to hear of it.
@@ -57,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
         config = configuration.load(options.config, _environment(options))
         if options.command == "check":
             return _check(config)
+        if options.command == "keys":
+            return _keys(config, options)
         library = _library(config, options)
         logs.configure(config.log.level)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -68,7 +78,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
-    here = Path(__file__).parent
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
         "--config",
@@ -95,9 +104,12 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     ):
         command = commands.add_parser(name, parents=[shared], help=text)
         command.add_argument("cassette", type=Path, metavar="CASSETTE")
+    command = commands.add_parser("keys", parents=[shared], help="add, list or revoke keys")
+    command.add_argument("action", choices=["add", "list", "revoke"])
+    command.add_argument("name", nargs="?", metavar="NAME")
     parser.set_defaults(command="serve", cassette=None)
     options = parser.parse_args(argv)
-    options.config = getattr(options, "config", here / "config.ini")
+    options.config = getattr(options, "config", HERE / "config.ini")
     options.command = options.command or "serve"
     return options
 
@@ -121,6 +133,24 @@ def _check(config: Config) -> int:
             print(f"{chr(10) if section else ''}[{name}]")
             section = name
         print(f"{key} = {value}".rstrip())
+    return 0
+
+
+def _keys(config: Config, options: argparse.Namespace) -> int:
+    path = config.auth.keys_file
+    if options.action == "list":
+        for name in keys.names(path):
+            print(name)
+        return 0
+    if not options.name:
+        raise ConfigError(f"keys {options.action}: which one? python server.py keys add NAME")
+    if options.action == "revoke":
+        keys.revoke(path, options.name)
+        print(f"{options.name} is revoked; running servers notice within a second")
+        return 0
+    key, section = keys.add(path, options.name, f"{datetime.now(UTC):%Y-%m-%d}")
+    print(f"{key}\n\nThis key is shown once. {path} now holds its hash")
+    print(f"(for a server elsewhere, paste it there):\n\n{section}")
     return 0
 
 
@@ -185,10 +215,17 @@ async def wired(
             forward_scenario=bool(scenarios),
         )
         stack.push_async_callback(provider.aclose)
+        store = Store(config.store, clock=loop.time) if config.store.redis_url else None
+        gate = Gate.build(config, store, clock=loop.time, wall_clock=time.time, sleep=asyncio.sleep)
+        stack.push_async_callback(gate.aclose)
+        if store is not None:
+            sharing = SharedCircuit(provider.circuit, store, sleep=asyncio.sleep)
+            task = asyncio.create_task(sharing.run())
+            stack.callback(task.cancel)
         yield Services(
             config=config,
             provider=provider,
-            admission=Admission(config.server.max_in_flight),
+            gate=gate,
             settlement=Settlement(loop.time),
             clock=loop.time,
             version=VERSION,
@@ -269,7 +306,7 @@ def _on_signals(stopped: asyncio.Event) -> None:
 
 async def drain(server: HTTPServer, services: Services) -> None:
     """Stop accepting, let calls in flight finish up to `drain_s`, end the others honestly."""
-    admission = services.admission
+    admission = services.gate.admission
     admission.draining = True
     server.stop()
     log.info("draining", extra={"in_flight": admission.in_flight})

@@ -5,21 +5,25 @@ from tornado.web import Application
 from handlers.base import NotFoundHandler, Services
 from handlers.chat import ChatHandler
 from handlers.health import LivenessHandler, ReadinessHandler
+from handlers.xsrf import XsrfHandler
 
 __all__ = ["Services", "make_app"]
 
 
 def make_app(services: Services) -> Application:
     """The route table."""
-    wired = {"services": services}
     return Application(
         [
-            (r"/api/chat", ChatHandler, wired),
-            (r"/healthz", LivenessHandler, wired),
-            (r"/readyz", ReadinessHandler, wired),
+            (r"/api/chat", ChatHandler),
+            (r"/api/xsrf", XsrfHandler),
+            (r"/healthz", LivenessHandler),
+            (r"/readyz", ReadinessHandler),
         ],
+        services=services,
         default_handler_class=NotFoundHandler,
-        default_handler_args=wired,
+        cross_origin_protection=True,
+        trusted_origins=services.config.browser.allowed_origins,
+        xsrf_cookies=True,
         # Handlers write their own line; Tornado's would hold whole addresses.
         log_function=lambda handler: None,
     )

@@ -27,7 +27,9 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from config import Config
 from errors import CallError
-from guards.admission import Admission
+from guards.address import client_address
+from guards.gate import Gate
+from handlers.browser import BrowserHandler
 from provider.client import Provider
 from telemetry.settlement import Settlement
 
@@ -35,7 +37,12 @@ log: Final = logging.getLogger("sluice.http")
 
 HARD_BODY_CAP: Final = 16 * 1024 * 1024
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_CODE_OF_STATUS: Final = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed"}
+_CODE_OF_STATUS: Final = {
+    400: "invalid_request",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,7 @@ class Services:
 
     config: Config
     provider: Provider
-    admission: Admission
+    gate: Gate
     settlement: Settlement
     clock: Callable[[], float]
     """Seconds on the event loop's clock."""
@@ -56,7 +63,7 @@ class Services:
 
 
 @stream_request_body
-class BaseHandler(RequestHandler):
+class BaseHandler(BrowserHandler):
     """A JSON address. Bodies are read and discarded beyond `max_body_bytes`."""
 
     services: Services
@@ -64,8 +71,8 @@ class BaseHandler(RequestHandler):
     max_body_bytes = 0
     """How much of a body is kept."""
 
-    def initialize(self, services: Services) -> None:
-        self.services = services
+    def initialize(self) -> None:
+        self.services = self.settings["services"]
         self.body = bytearray()
         self.body_bytes = 0
 
@@ -75,8 +82,7 @@ class BaseHandler(RequestHandler):
             self.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         self.clear_header("Server")
         self.set_header("X-Request-Id", self.request_id)
-        self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Cache-Control", "no-store")
+        self.set_browser_headers()
 
     def prepare(self) -> None:
         declared = self.request.headers.get("Content-Length", "0")
@@ -94,7 +100,7 @@ class BaseHandler(RequestHandler):
 
     def answer(self, document: dict[str, Any], status: int = 200) -> None:
         """Write this JSON as the reply; the caller finishes."""
-        if self.services.admission.draining:
+        if self.services.gate.admission.draining:
             # The listening socket is closed already; this asks the client to come back anew.
             self.set_header("Connection", "close")
         self.set_status(status)
@@ -103,14 +109,19 @@ class BaseHandler(RequestHandler):
 
     def answer_error(self, error: CallError) -> None:
         """Write and finish the JSON form of an error. Small, so it needs no bound."""
+        document: dict[str, Any] = {
+            "error": error.text,
+            "code": error.code,
+            "requestId": self.request_id,
+        }
         if error.retry_after_s is not None:
-            self.set_header("Retry-After", str(max(1, math.ceil(error.retry_after_s))))
+            document["retry_after"] = wait_s = max(1, math.ceil(error.retry_after_s))
+            self.set_header("Retry-After", str(wait_s))
         if error.code == "method_not_allowed":
             self.set_header("Allow", ", ".join(self._implemented()))
-        self.answer(
-            {"error": error.text, "code": error.code, "requestId": self.request_id},
-            error.outcome.status,
-        )
+        if error.code == "unauthenticated":
+            self.set_header("WWW-Authenticate", "Bearer")
+        self.answer(document, error.outcome.status)
         self.finish()
 
     def finish(self, chunk: Any = None) -> "asyncio.Future[None]":
@@ -137,7 +148,7 @@ class BaseHandler(RequestHandler):
             if written.done():  # the socket took it all: no timer for the usual case
                 written.result()
                 return
-            async with asyncio.timeout(self.services.config.server.flush_timeout_s):
+            async with asyncio.timeout(self.config.server.flush_timeout_s):
                 await written
         except TimeoutError:
             self._close_connection()
@@ -184,6 +195,14 @@ class BaseHandler(RequestHandler):
                 "status": self.get_status(),
                 "latency_ms": round(self.request.request_time() * 1000, 1),
             },
+        )
+
+    def client_address(self) -> str:
+        """Whose requests these are, for limits."""
+        return client_address(
+            self.request.remote_ip or "",
+            self.request.headers.get_list("X-Forwarded-For"),
+            self.config.server.trusted_hops,
         )
 
     @property

@@ -13,23 +13,24 @@ Rules of this module:
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+from functools import partial
+from hashlib import sha256
 
-from tornado.ioloop import IOLoop
+import orjson
 
-from call import Call
+from call import ANONYMOUS, Call
 from errors import CallError
+from guards.idempotency import Dropped, Recording, Reply, key_of
+from guards.redaction import Restorer
+from guards.tokens import AnswerMeter, weigh_answer
 from handlers import ui_stream
-from handlers.base import BaseHandler
-from handlers.body import compiled, invalid, parse
+from handlers.request import ChatRequestHandler
+from handlers.stream import StreamHandler
 from provider.deadline import run
+from provider.stream import ChatStream
 
-_REQUEST: Final = compiled("chat.request.json")
 
-
-class ChatHandler(BaseHandler):
+class ChatHandler(ChatRequestHandler, StreamHandler):
     """One call of the route."""
 
     route = "/api/chat"
@@ -37,20 +38,21 @@ class ChatHandler(BaseHandler):
     refusal: CallError | None = None
     """The error this request was answered with, if it never became more than a request."""
     _posting = False
-    _last_flush = 0.0
-    _flushing = False
 
     def prepare(self) -> None:
-        services = self.services
-        self.max_body_bytes = services.config.server.max_body_bytes
-        now = services.clock()
-        self.call = Call(
-            request_id=self.request_id,
-            route=self.route,
-            started=now,
-            deadline=now + services.config.provider.deadline_s,
-        )
+        if self.request.method != "OPTIONS":
+            self.max_body_bytes = self.config.server.max_body_bytes
+            now = self.services.clock()
+            self.call = Call(
+                request_id=self.request_id,
+                route=self.route,
+                started=now,
+                deadline=now + self.config.provider.deadline_s,
+            )
         super().prepare()
+
+    def options(self) -> None:
+        self.preflight()
 
     async def post(self) -> None:
         call = self.call
@@ -62,142 +64,135 @@ class ChatHandler(BaseHandler):
             failure = await self._serve(call)
         finally:
             self.services.settlement.settle(call, failure)
-            self.services.admission.leave(call)
+            self.services.gate.leave(call)
+            if self.recording is not None:
+                await self.recording.drop()
 
     async def _serve(self, call: Call) -> CallError | None:
         """Make the call and tell the client; None if it completed, else why not."""
+        gate = self.services.gate
         try:
-            self._read_request(call)
-            self.services.admission.enter(call)
-            if call.stream:
-                await run(call, self._relay(call))
-                await self.bounded_finish()
-            else:
-                await self._answer_whole(call)
+            call.address = self.client_address()
+            call.caller = await gate.auth.authenticate(self.single_header("Authorization"))
+            digest = sha256(self.body)
+            self.read_request(call)
+            gate.admission.enter(call)
+            if not await self._answered_before(call, digest.digest()):
+                await self._answer(call, await gate.admit(call))
+            await self.bounded_finish()
             return None
         except CallError as error:
             failure = error
         except Exception:
             self.log_exception(*sys.exc_info())
             failure = CallError("internal")
-        await self._tell(failure)
+        await self._tell(call, failure)
         return failure
 
-    def _read_request(self, call: Call) -> None:
-        """Fill the call from the request.
+    async def _answered_before(self, call: Call, body: bytes) -> bool:
+        """Whether another request with this Idempotency-Key had the answer; then it is given."""
+        key = key_of(self.single_header("Idempotency-Key"))
+        if key is None or not self.config.idempotency.max_entries:
+            return False
+        whose = call.address if call.caller is ANONYMOUS else call.caller.name
+        longest_s = self.config.provider.deadline_s + self.config.provider.stream_s
+        fingerprint = body + (b"stream" if call.stream else b"whole")
+        replies = self.services.gate.replies
+        while True:
+            claim = await run(call, replies.claim(whose, key, fingerprint, longest_s))
+            if isinstance(claim, Recording):
+                self.recording = claim
+                return False
+            try:
+                with claim as reply:
+                    await run(call, self._repeat(call, reply))
+                return True
+            except Dropped:
+                if self._headers_written:
+                    raise CallError("provider_unavailable", "joined_call_failed") from None
 
-        Raises:
-            CallError: 400, 413 or 415.
-        """
-        self._check_headers()
-        if self.body_bytes > self.max_body_bytes:
-            raise CallError("body_too_large")
-        fields = parse(bytes(self.body), _REQUEST)
-        self.body.clear()
-        chat = self.services.config.chat
+    async def _repeat(self, call: Call, reply: Reply) -> None:
+        """Give the answer that another request has, or is about to get."""
+        call.replayed = True
+        status, content_type = await reply.head()
+        call.deadline = call.started + self.config.provider.stream_s
+        self._begin(call, status, content_type)
+        self.set_header("Idempotency-Replayed", "true")
+        async for chunk in reply:
+            self.say(chunk)
+            await self.bounded_flush()
 
-        call.model = fields.get("model", chat.model)
-        if call.model != chat.model and call.model not in chat.models:
-            call.model = ""
-            allowed = ", ".join(dict.fromkeys((chat.model, *chat.models)))
-            raise invalid(f"model must be one of {allowed}")
-        call.max_tokens = int(fields.get("maxTokens", chat.max_tokens))
-        if call.max_tokens > chat.max_tokens_limit:
-            raise invalid(f"maxTokens must be at most {chat.max_tokens_limit}")
-        accepts_events = "text/event-stream" in self.request.headers.get("Accept", "").lower()
-        call.stream = fields.get("stream", accepts_events)
-        if chat.system_prompt:
-            call.messages.append({"role": "system", "content": chat.system_prompt})
-        call.messages += fields.get("messages", ())
-        call.messages.append({"role": "user", "content": fields["userMessage"].strip()})
+    async def _answer(self, call: Call, restorer: Restorer | None) -> None:
+        """Make the call and give its answer."""
+        if call.stream:
+            await run(call, self._relay(call, restorer))
+        else:
+            completion = await run(call, self.services.provider.complete(call))
+            call.usage, call.finish_reason = completion.usage, completion.finish_reason
+            if call.usage is None:
+                await weigh_answer(call, completion.text)
+            text = restorer.whole(completion.text) if restorer else completion.text
+            self._begin(call, 200, "application/json")
+            usage = call.usage.as_json() if call.usage else None
+            self.say(orjson.dumps({"text": text, "usage": usage}, option=orjson.OPT_APPEND_NEWLINE))
+        if self.recording is not None:
+            await self.recording.keep()
 
-    def _check_headers(self) -> None:
-        headers = self.request.headers
-        kind, _, parameters = headers.get("Content-Type", "").lower().partition(";")
-        if kind.strip() != "application/json":
-            raise CallError("unsupported_media_type")
-        charset = parameters.partition("charset=")[2].strip(' "')
-        if charset not in ("", "utf-8", "utf8"):
-            raise CallError("unsupported_media_type", text="The body must be UTF-8")
-        if headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise CallError("unsupported_media_type", text="Content-Encoding is not accepted")
-        if self.request.query:
-            raise invalid("Query parameters are not accepted")
-        if self.services.scenarios and "X-Replay-Scenario" in headers:
-            scenario = headers["X-Replay-Scenario"]
-            if scenario not in self.services.scenarios:
-                known = ", ".join(self.services.scenarios)
-                raise invalid(f"X-Replay-Scenario must be one of {known}")
-            assert self.call is not None
-            self.call.replay_scenario = scenario
+    def _begin(self, call: Call, status: int, content_type: str) -> None:
+        """Set status and headers of an answer; they leave with its first words."""
+        self.set_status(status)
+        self.set_header("Content-Type", content_type)
+        if content_type == ui_stream.CONTENT_TYPE:
+            for name, value in ui_stream.HEADERS.items():
+                self.set_header(name, value)
+        for name, value in call.reply_headers.items():
+            self.set_header(name, value)
+        if self.recording is not None:
+            self.recording.head(status, content_type)
 
-    async def _answer_whole(self, call: Call) -> None:
-        completion = await run(call, self.services.provider.complete(call))
-        call.usage = completion.usage
-        call.finish_reason = completion.finish_reason
-        usage = completion.usage.as_json() if completion.usage else None
-        self.answer({"text": completion.text, "usage": usage})
-        await self.bounded_finish()
-
-    async def _relay(self, call: Call) -> None:
+    async def _relay(self, call: Call, restorer: Restorer | None) -> None:
         """Hand the provider's stream on, as fast as both sides allow."""
         async with self.services.provider.stream(call) as stream:
             call.first_token_at = self.services.clock()
-            call.deadline = call.started + self.services.config.provider.stream_s
-            for name, value in ui_stream.HEADERS.items():
-                self.set_header(name, value)
+            call.deadline = call.started + self.config.provider.stream_s
+            self._begin(call, 200, ui_stream.CONTENT_TYPE)
             # Written, not yet flushed: it leaves together with the first words.
-            self.write(ui_stream.begin(uuid.uuid4().hex, call.model, int(time.time() * 1000)))
+            self.say(ui_stream.begin(uuid.uuid4().hex, call.model, int(time.time() * 1000)))
+            meter = AnswerMeter(call.model, call.max_tokens)
             try:
-                with self._heartbeats():
-                    async for texts in stream:
-                        self.write(ui_stream.deltas(texts))
-                        await self._flush()
+                with self.heartbeats():
+                    await self._relay_words(call, stream, meter, restorer)
             finally:
-                call.usage, call.finish_reason = stream.usage, stream.finish_reason
-            self.write(ui_stream.finish(stream.finish_reason, stream.usage))
-            await self._flush()
+                call.usage = stream.usage
+                call.finish_reason = "length" if call.cut else stream.finish_reason
+                if call.usage is None:
+                    call.answer_tokens = meter.tokens()
+            self.say(ui_stream.finish(call.finish_reason, call.usage, cut=call.cut))
+            await self.bounded_flush()
 
-    async def _flush(self) -> None:
-        self._flushing = True
-        await self.bounded_flush()
-        self._flushing = False
-        self._last_flush = self.services.clock()
+    async def _relay_words(
+        self, call: Call, stream: ChatStream, meter: AnswerMeter, restorer: Restorer | None
+    ) -> None:
+        async for texts in stream:
+            call.cut = not meter.passes(texts)
+            if restorer is not None:
+                texts = restorer.feed(texts)
+            if texts:
+                self.say(ui_stream.deltas(texts))
+                await self.bounded_flush()
+            if call.cut:
+                break
+        if restorer is not None and (rest := restorer.end()):
+            self.say(ui_stream.deltas([rest]))
 
-    @contextmanager
-    def _heartbeats(self) -> Iterator[None]:
-        """Write a comment whenever the stream has been quiet for `heartbeat_s`.
-
-        Never while a flush is pending: that client has bytes to read already, and Tornado
-        keeps the completion of one flush at a time.
-        """
-        io_loop, clock = IOLoop.current(), self.services.clock
-        interval_s = self.services.config.server.heartbeat_s
-        self._last_flush = clock()
-
-        timeout: object = None
-
-        def look() -> None:
-            nonlocal timeout
-            quiet_s = clock() - self._last_flush
-            if quiet_s >= interval_s and not self._flushing:
-                self.write(ui_stream.HEARTBEAT)
-                self.flush()
-                self._last_flush, quiet_s = clock(), 0.0
-            timeout = io_loop.call_later(max(0.01, interval_s - quiet_s), look)
-
-        timeout = io_loop.call_later(interval_s, look)
-        try:
-            yield
-        finally:
-            io_loop.remove_timeout(timeout)
-
-    async def _tell(self, failure: CallError) -> None:
+    async def _tell(self, call: Call, failure: CallError) -> None:
         """Answer with this error in the form that is still possible."""
         if failure.code == "client_gone" or self._finished:
             return
         if not self._headers_written:
             self.clear()  # the headers of a stream that did not begin
+            for name, value in call.reply_headers.items():
+                self.set_header(name, value)
             self.answer_error(failure)
             return
         try:
@@ -211,7 +206,7 @@ class ChatHandler(BaseHandler):
         super().answer_error(error)
 
     def on_finish(self) -> None:
-        if self.call is None:  # a method nobody knows never reached prepare
+        if self.call is None:  # OPTIONS, or a method nobody knows
             super().on_finish()
         elif not self._posting:
             self.services.settlement.settle(self.call, self.refusal)
@@ -221,6 +216,9 @@ class ChatHandler(BaseHandler):
         if self.call is None:
             return
         gone = CallError("client_gone", "disconnected")
+        if self.recording is not None and self.leave_to_followers():
+            self.recording.on_last_left = partial(self.call.end, gone)
+            return
         self.call.end(gone)
         if not self._posting:
             self.services.settlement.settle(self.call, gone)

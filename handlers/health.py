@@ -14,7 +14,8 @@ class _HealthHandler(BaseHandler):
                 "version": services.version,
                 "provider": services.mode,
                 "circuit": services.provider.circuit.state,
-                "inFlight": services.admission.in_flight,
+                "store": services.gate.store_state,
+                "inFlight": services.gate.admission.in_flight,
             },
             http_status,
         )
@@ -39,15 +40,17 @@ class LivenessHandler(_HealthHandler):
 
 
 class ReadinessHandler(_HealthHandler):
-    """`GET /readyz`: 503 while draining or while the circuit is open. Half-open is ready,
-    for only traffic can close it."""
+    """`GET /readyz`: 503 while draining, while the circuit is open, or while the store is down
+    and no call may pass without it. Half-open is ready, for only traffic can close it."""
 
     route = "/readyz"
 
     def get(self) -> None:
-        if self.services.admission.draining:
+        if self.services.gate.admission.draining:
             self.answer_health("draining", 503)
         elif self.services.provider.circuit.state == "open":
             self.answer_health("circuit_open", 503)
+        elif not self.services.gate.passable:
+            self.answer_health("store_down", 503)
         else:
             self.answer_health("ok")

@@ -14,8 +14,8 @@ import orjson
 from call import Usage
 from errors import CallError
 
+CONTENT_TYPE: Final = "text/event-stream"
 HEADERS: Final = {
-    "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
     "x-vercel-ai-ui-message-stream": "v1",
@@ -45,14 +45,18 @@ def deltas(texts: list[str]) -> bytes:
     return b"".join([_DELTA_HEAD + orjson.dumps(text) + _DELTA_TAIL for text in texts])
 
 
-def finish(reason: str | None, usage: Usage | None) -> bytes:
+def finish(reason: str | None, usage: Usage | None, *, cut: bool = False) -> bytes:
+    """The end of a whole answer, or of one that was cut where its tokens were used up."""
+    metadata: dict[str, Any] = {"usage": usage.as_json() if usage else None}
+    if cut:
+        metadata["cut"] = True
     return (
         _event({"type": "text-end", "id": "0"})
         + _event(
             {
                 "type": "finish",
                 "finishReason": _FINISH_REASONS.get(reason or "", "other"),
-                "messageMetadata": {"usage": usage.as_json() if usage else None},
+                "messageMetadata": metadata,
             }
         )
         + b"data: [DONE]\n\n"

@@ -11,8 +11,8 @@ Rules of this module:
   neither, for it says nothing about the provider's health.
 - Half-open lets one probe through at a time; a neutral probe gives its place back.
 - A result that began in an earlier state is stale and changes nothing.
-- Time is the injected clock; there is no background task. All state is the few fields of
-  `_State` and the window, so that a shared store can take their place.
+- Time is the injected clock; there is no background task. What other processes should know
+  is in `State`; provider/shared_circuit.py tells them.
 """
 
 from collections import deque
@@ -26,12 +26,15 @@ from errors import CallError
 
 
 @dataclass(slots=True)
-class _State:
+class State:
+    """What a circuit knows, its window apart."""
+
     generation: int = 0
     """Grows with every change between closed and open."""
     openings: int = 0
     """Openings in a row; 0 while closed."""
     open_until: float = 0.0
+    """Seconds on the circuit's clock."""
     probing: bool = False
 
 
@@ -45,7 +48,9 @@ class Circuit:
     def __init__(self, config: CircuitConfig, clock: Callable[[], float]) -> None:
         self._config = config
         self._clock = clock
-        self._state = _State()
+        self._state = State()
+        self.may_probe = True
+        """Whether the probe of a half-open circuit is ours to make."""
         self._window: deque[list[int]] = deque()  # [second, attempts, failures]
 
     @property
@@ -67,7 +72,7 @@ class Circuit:
             CallError: `circuit_open`, with the seconds until the next probe.
         """
         probe = self.state == "half_open"
-        if self.state == "open" or (probe and self._state.probing):
+        if self.state == "open" or (probe and (self._state.probing or not self.may_probe)):
             raise CallError("circuit_open", retry_after_s=max(1.0, self.open_for_s))
         generation = self._state.generation
         self._state.probing = probe
@@ -88,6 +93,21 @@ class Circuit:
         if generation == self._state.generation:
             self._count(attempts=0, failures=1)
 
+    @property
+    def generation(self) -> int:
+        return self._state.generation
+
+    @property
+    def openings(self) -> int:
+        """Openings in a row; 0 while closed."""
+        return self._state.openings
+
+    def adopt(self, generation: int, openings: int, open_for_s: float) -> None:
+        """Take over what another process has found out, if it is news."""
+        if generation > self._state.generation:
+            self._state = State(generation, openings, self._clock() + open_for_s)
+            self._window.clear()
+
     def _failed(self, generation: int) -> None:
         if generation != self._state.generation:
             return
@@ -100,7 +120,7 @@ class Circuit:
         if generation != self._state.generation:
             return
         if self._state.openings:
-            self._state = _State(generation=generation + 1)
+            self._state = State(generation=generation + 1)
             self._window.clear()
         else:
             self._count(attempts=1, failures=0)
@@ -108,7 +128,7 @@ class Circuit:
     def _open(self) -> None:
         openings = self._state.openings + 1
         wait_s = min(self._config.open_s * openings, self._config.open_max_s)
-        self._state = _State(
+        self._state = State(
             generation=self._state.generation + 1,
             openings=openings,
             open_until=self._clock() + wait_s,

@@ -31,6 +31,11 @@ FIELDS: Final = (
     "first_token_ms",
     "prompt_tokens",
     "completion_tokens",
+    "charged_tokens",
+    "estimated",
+    "redactions",
+    "cut",
+    "replayed",
     "finish_reason",
     "provider_request_id",
     # Of the server itself:

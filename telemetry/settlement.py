@@ -26,13 +26,13 @@ class Settlement:
             return
         call.code = error.code if error else "completed"
         status = OUTCOMES[call.code].status
-        usage = call.usage
+        usage, charged = call.usage, sum(call.charged_tokens())
         log.log(
             logging.ERROR if status == 500 else logging.WARNING if status > 500 else logging.INFO,
             "call",
             extra={
                 "request_id": call.request_id,
-                "caller": call.caller,
+                "caller": call.caller.name,
                 "route": call.route,
                 "model": call.model or None,
                 "stream": call.stream,
@@ -44,6 +44,11 @@ class Settlement:
                 "first_token_ms": self._ms(call.started, call.first_token_at),
                 "prompt_tokens": usage.prompt_tokens if usage else None,
                 "completion_tokens": usage.completion_tokens if usage else None,
+                "charged_tokens": charged,
+                "estimated": True if charged and not usage else None,
+                "redactions": call.redactions or None,
+                "cut": call.cut or None,
+                "replayed": call.replayed or None,
                 "finish_reason": call.finish_reason,
                 "provider_request_id": call.provider_request_id,
             },

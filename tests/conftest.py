@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import uvloop
@@ -29,12 +29,13 @@ from upstream import RESET, Upstream
 import config as configuration
 import server
 from config import Config
-from guards.admission import Admission
+from guards.gate import Gate
 from handlers import Services
 from provider.cassette import Provenance
 from provider.client import Provider
 from provider.recorder import RecordingTransport
 from provider.transport import AiohttpTransport
+from store import Store
 from telemetry.settlement import Settlement
 
 ROOT = Path(__file__).parent.parent
@@ -61,10 +62,28 @@ def settings() -> Callable[..., Config]:
     return make_settings
 
 
+# Limits have tests of their own; elsewhere one address may make all the calls it likes.
+_UNLIMITED: Final = {
+    f"SLUICE_LIMIT_{scope}_{name}": "0"
+    for scope in ("CALLER", "IP", "TOTAL")
+    for name in (
+        "REQUESTS_PER_MINUTE",
+        "TOKENS_PER_MINUTE",
+        "TOKENS_PER_DAY",
+        "USD_PER_DAY",
+        "IN_FLIGHT",
+    )
+}
+
+# For answers longer than a call may ask for by default.
+ENDLESS: Final = {"chat_max_tokens": 10**9, "chat_max_tokens_limit": 10**9}
+
+
 def make_settings(
     base_url: str = "http://127.0.0.1:9/v1", api_key: str = KEY, **overrides: object
 ) -> Config:
     environ = {"OPENAI_API_KEY": api_key, "OPENAI_BASE_URL": base_url}
+    environ |= _UNLIMITED
     environ |= {f"SLUICE_{name.upper()}": str(value) for name, value in overrides.items()}
     return configuration.load(ROOT / "config.ini", environ)
 
@@ -253,6 +272,16 @@ class Clock:
 
 
 @dataclass
+class WallClock:
+    """Seconds since the epoch, which a test may set; at first a minute after midnight."""
+
+    now: float = 20_000 * 86_400 + 60.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
 class Backoff:
     """Stands in for `asyncio.sleep`: notes each wait and returns at once, unless `held`."""
 
@@ -293,9 +322,11 @@ class Sluice:
         self.config = config
         self.calls = calls
         self.clock = Clock()
+        self.wall_clock = WallClock()
         self.backoff = Backoff()
         self._clients: list[Client] = []
         loop_clock = self.clock
+        store = Store(config.store, clock=loop_clock) if config.store.redis_url else None
         self.transport = AiohttpTransport(
             connect_s=config.provider.connect_s,
             max_response_bytes=config.provider.max_response_bytes,
@@ -305,6 +336,13 @@ class Sluice:
         if cassette is not None:
             provenance = Provenance("a scripted upstream", "2026-01-01T00:00:00+00:00", "tests")
             transport = RecordingTransport(transport, cassette, provenance, lambda count: None)
+        self.gate = Gate.build(
+            config,
+            store,
+            clock=loop_clock,
+            wall_clock=self.wall_clock,
+            sleep=self.backoff.sleep,
+        )
         self.services = Services(
             config=config,
             provider=Provider(
@@ -316,7 +354,7 @@ class Sluice:
                 sleep=self.backoff.sleep,
                 random=lambda: 0.5,
             ),
-            admission=Admission(config.server.max_in_flight),
+            gate=self.gate,
             settlement=Settlement(loop_clock),
             clock=loop_clock,
             version="0.0.test",
@@ -336,6 +374,7 @@ class Sluice:
         self.http_server.stop()
         await self.http_server.close_all_connections()
         await self.services.provider.aclose()
+        await self.gate.aclose()
 
     async def connect(self) -> Client:
         """A new connection; it is closed after the test."""
@@ -375,7 +414,7 @@ class Sluice:
         for _ in range(10):
             await asyncio.sleep(0)
         provider = self.services.provider
-        assert self.services.admission.in_flight == 0
+        assert self.services.gate.admission.in_flight == 0
         assert (provider.retry.calls_in_flight, provider.retry.retries_in_flight) == (0, 0)
         assert not self.transport._session.connector._acquired
 

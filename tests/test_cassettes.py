@@ -1,7 +1,9 @@
 """Recorded traffic, replayed by vcrpy below the SDK: what the provider said decides the outcome."""
 
+import asyncio
 import json
 import random
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 import vcr
 
 import config as configuration
-from guards.admission import Admission
+from guards.gate import Gate
 from handlers import Services, make_app
 from provider.cassette import Exchange, Provenance, load, save
 from provider.client import Provider
@@ -98,7 +100,9 @@ def app(io_loop, waits):
         return Services(
             config=settings,
             provider=provider,
-            admission=Admission(10),
+            gate=Gate.build(
+                settings, None, clock=loop.time, wall_clock=time.time, sleep=asyncio.sleep
+            ),
             settlement=Settlement(loop.time),
             clock=loop.time,
             version="test",

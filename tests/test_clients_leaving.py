@@ -7,7 +7,7 @@ from resource import getpagesize
 from typing import Any
 
 import pytest
-from conftest import HELLO, Client, StartSluice, chat, encoded
+from conftest import ENDLESS, HELLO, Client, StartSluice, chat, encoded
 from upstream import (
     DONE,
     Exchange,
@@ -95,7 +95,7 @@ async def test_leaving_while_words_pour_in_closes_the_upstream(
             await exchange.chunk(delta("word ") * 50)
 
     upstream.will(pour)
-    server = await sluice(provider_max_stream_bytes=1_000_000_000)
+    server = await sluice(provider_max_stream_bytes=1_000_000_000, **ENDLESS)
     client = await server.send(chat(STREAM))
     await client.head()
     await client.until(b"word")
@@ -168,7 +168,7 @@ async def test_a_client_that_left_does_not_hurt_the_others(
     await server.calls.wait(5)
 
     assert {record.code for record in server.calls.records} == {"client_gone"}
-    assert server.services.admission.in_flight == 5
+    assert server.services.gate.admission.in_flight == 5
     for client in clients[1::2]:
         client.fin()
     await server.calls.wait(10)
@@ -195,7 +195,10 @@ async def test_a_client_that_does_not_read_holds_the_provider_back(
 
     upstream.will(good(), pour)
     server = await sluice(
-        provider_max_stream_bytes=4 * most, server_flush_timeout_s=1, provider_idle_s=20
+        provider_max_stream_bytes=4 * most,
+        server_flush_timeout_s=1,
+        provider_idle_s=20,
+        **ENDLESS,
     )
     assert (await server.stream()).status == 200  # everything is imported and warm
     loop = asyncio.get_running_loop()
@@ -243,7 +246,7 @@ async def test_a_slow_reader_loses_nothing(sluice: StartSluice, upstream: Upstre
         await exchange.chunk()
 
     upstream.will(step)
-    server = await sluice()
+    server = await sluice(**ENDLESS)
     client = await server.send(chat(STREAM))
     await client.head()
     body = b""

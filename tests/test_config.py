@@ -106,7 +106,7 @@ def test_the_cassettes_are_beside_the_file(tmp_path):
         ("[provider]\ndeadline_s = 31\n",
          "deadline_s = 31: must be at most [server] platform_timeout_s = 30"),
         ("[chat]\nmax_tokens = 2000\n", "must be at most [chat] max_tokens_limit = 1024"),
-        ("[server]\nhost = 0.0.0.0\n", "set SLUICE_AUTH_MODE=public"),
+        ("[server]\nhost = 0.0.0.0\n", "SLUICE_AUTH_MODE=public to let everyone in"),
     ],
 )  # fmt: skip
 def test_a_fault_is_one_line(tmp_path, text, told):

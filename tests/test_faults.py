@@ -10,7 +10,17 @@ from typing import Any
 import aiohttp
 import pytest
 import upstream as scripted
-from conftest import HELLO, Reply, Sluice, StartSluice, assert_valid, chat, deadline, parse_events
+from conftest import (
+    ENDLESS,
+    HELLO,
+    Reply,
+    Sluice,
+    StartSluice,
+    assert_valid,
+    chat,
+    deadline,
+    parse_events,
+)
 from upstream import (
     DONE,
     ERROR_EVENT,
@@ -658,7 +668,10 @@ async def test_a_fault_after_content_is_exactly_one_error_event(
     read = asyncio.Event()
     upstream.will(after_content(held(read, step)))
     server = await sluice(
-        provider_idle_s=0.2, provider_max_line_bytes=200_000, provider_max_stream_bytes=300_000
+        provider_idle_s=0.2,
+        provider_max_line_bytes=200_000,
+        provider_max_stream_bytes=300_000,
+        **ENDLESS,
     )
     client = await server.send(chat({**HELLO, "stream": True}))
     assert (await client.head()).status == 200

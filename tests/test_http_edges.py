@@ -45,8 +45,8 @@ async def test_an_unknown_address_is_404(sluice: StartSluice, method: str, targe
 @pytest.mark.parametrize(
     ("method", "target", "allow"),
     [
-        *((m, "/api/chat", "POST") for m in ("GET", "PUT", "PATCH", "DELETE", "OPTIONS")),
-        *((m, "/api/chat", "POST") for m in ("TRACE", "FOO", "get")),
+        *((m, "/api/chat", "OPTIONS, POST") for m in ("GET", "PUT", "PATCH", "DELETE")),
+        *((m, "/api/chat", "OPTIONS, POST") for m in ("TRACE", "FOO", "get")),
         *((m, path, "GET, HEAD") for m in ("POST", "PUT") for path in ("/healthz", "/readyz")),
         ("TRACE", "/healthz", "GET, HEAD"),
     ],
@@ -420,6 +420,7 @@ async def test_health(sluice: StartSluice) -> None:
             "version": "0.0.test",
             "provider": "live",
             "circuit": "closed",
+            "store": "memory",
             "inFlight": 0,
         }
         assert_valid(reply.json, "health.json")
@@ -458,7 +459,7 @@ async def test_not_ready_while_the_circuit_is_open(sluice: StartSluice, upstream
 
 async def test_not_ready_while_draining(sluice: StartSluice) -> None:
     server = await sluice()
-    server.services.admission.draining = True
+    server.services.gate.admission.draining = True
 
     reply = await server.fetch("GET", "/readyz")
 
@@ -550,13 +551,13 @@ async def test_a_call_in_flight_finishes_while_draining(
     server = await sluice()
     client = await server.send(chat({**HELLO, "stream": streamed}))
     await upstream.request()
-    server.services.admission.draining = True
+    server.services.gate.admission.draining = True
     go.set()
 
     reply: Reply = await client.reply()
 
     assert reply.status == 200
-    await server.services.admission.drained()
+    await server.services.gate.admission.drained()
     assert (await server.record()).code == "completed"
 
 
@@ -568,9 +569,9 @@ async def test_a_call_that_outlasts_the_drain_is_told(
     server = await sluice()
     client = await server.send(chat({**HELLO, "stream": streamed}))
     exchange = await upstream.request()
-    server.services.admission.draining = True
+    server.services.gate.admission.draining = True
 
-    server.services.admission.end_all()
+    server.services.gate.admission.end_all()
 
     (await client.reply()).assert_error(503, "draining")
     assert (await server.record()).code == "draining"

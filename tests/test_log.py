@@ -96,6 +96,7 @@ def test_a_completed_call(lines):
         "attempts": 2,
         "latency_ms": 1500.0,
         "first_token_ms": 250.0,
+        "charged_tokens": 12,
         "prompt_tokens": 9,
         "completion_tokens": 3,
         "finish_reason": "stop",

@@ -1,0 +1,144 @@
+"""Raw settings: what config.ini and the environment say, and whether each may say it.
+
+Rules of this module:
+
+- `schemas/config.schema.json` is the only list of settings, with their types, defaults,
+  bounds and meaning.
+- Every fault is one line that names the setting, where it was set, and what is allowed. A
+  secret's value, and an address that may hold one, is never shown.
+"""
+
+import configparser
+import difflib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import jsonschema
+
+from errors import ConfigError
+
+ROOT: Final = Path(__file__).parent
+SCHEMA: Final[dict[str, Any]] = json.loads((ROOT / "schemas/config.schema.json").read_bytes())
+
+# Names that are not SLUICE_<SECTION>_<KEY>, and the one name of each secret.
+_OWN_NAMES: Final = {
+    "PORT": ("server", "port"),
+    "OPENAI_API_KEY": ("provider", "api_key"),
+    "OPENAI_BASE_URL": ("provider", "base_url"),
+    "REDIS_URL": ("store", "redis_url"),
+    "SLUICE_AUTH_JWT_SECRET": ("auth", "jwt_secret"),
+}
+
+
+def defaults(section: str) -> dict[str, Any]:
+    rules = SCHEMA["properties"][section]["properties"]
+    return {
+        key: tuple(rule["default"]) if rule["type"] == "array" else rule["default"]
+        for key, rule in rules.items()
+    }
+
+
+def from_file(path: Path) -> Iterator[tuple[str, str, str, str]]:
+    # Values are taken literally: no interpolation, no default section.
+    parser = configparser.ConfigParser(interpolation=None, default_section="")
+    try:
+        parser.read_string(path.read_text("utf-8-sig"), source=path.name)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text") from None
+    except configparser.Error as error:
+        raise ConfigError(f"{path}: {_syntax_fault(error)}") from None
+    for section in parser.sections():
+        if section not in SCHEMA["properties"]:
+            raise ConfigError(
+                f"{path.name}: unknown section [{section}]"
+                + _suggest(section, list(SCHEMA["properties"]))
+            )
+        rules = SCHEMA["properties"][section]["properties"]
+        for key, raw in parser.items(section):
+            if key not in rules:
+                raise ConfigError(
+                    f"{path.name}: unknown key {key} in [{section}]" + _suggest(key, list(rules))
+                )
+            if rules[key].get("writeOnly"):
+                name = next(name for name, own in _OWN_NAMES.items() if own == (section, key))
+                raise ConfigError(
+                    f"{path.name}: [{section}] {key} is a secret: remove it from the file "
+                    f"and set {name} in the environment"
+                )
+            yield section, key, raw, f"{path.name}: [{section}] {key}"
+
+
+def _syntax_fault(error: configparser.Error) -> str:
+    """What is wrong and on which line, without the line's content."""
+    lineno = getattr(error, "lineno", None)
+    if isinstance(error, configparser.DuplicateOptionError):
+        return f"line {lineno}: key {error.option} appears twice in [{error.section}]"
+    if isinstance(error, configparser.DuplicateSectionError):
+        return f"line {lineno}: section [{error.section}] appears twice"
+    if isinstance(error, configparser.MissingSectionHeaderError):
+        return f"line {lineno}: a key stands before the first [section]"
+    if isinstance(error, configparser.ParsingError) and error.errors:
+        return f"line {error.errors[0][0]}: is neither a [section] nor key = value"
+    return "is not a valid ini file"
+
+
+def from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
+    names = {
+        f"SLUICE_{section}_{key}".upper(): (section, key)
+        for section, rules in SCHEMA["properties"].items()
+        for key, rule in rules["properties"].items()
+        if not rule.get("writeOnly")
+    }
+    for name in environ:
+        if name.startswith("SLUICE_") and name not in names and name not in _OWN_NAMES:
+            raise ConfigError(f"{name}: unknown variable" + _suggest(name, list(names)))
+    # The platform's names come last, so that they win.
+    for name, (section, key) in (*names.items(), *_OWN_NAMES.items()):
+        if environ.get(name, "").strip():
+            yield section, key, environ[name], name
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+
+
+def parse(section: str, key: str, raw: str, source: str) -> Any:
+    rule = SCHEMA["properties"][section]["properties"][key]
+    value: Any = raw.strip()
+    if rule["type"] == "boolean":
+        value = configparser.ConfigParser.BOOLEAN_STATES.get(value.lower())
+    elif rule["type"] == "array":
+        value = [word.strip() for word in value.split(",") if word.strip()]
+    elif rule["type"] in ("integer", "number"):
+        try:
+            value = int(value) if rule["type"] == "integer" else float(value)
+        except ValueError:
+            value = None
+        if value is not None and not math.isfinite(value):
+            value = None
+    if not jsonschema.Draft202012Validator(rule).is_valid(value):
+        # A key is secret, and an address may hold a password.
+        shown = "" if rule.get("writeOnly") or "pattern" in rule else f" = {raw.strip()!r}"
+        raise ConfigError(f"{source}{shown}: must be {_allowed(rule)}")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _allowed(rule: Mapping[str, Any]) -> str:
+    """The rule in words."""
+    if "enum" in rule:
+        return "one of " + ", ".join(rule["enum"])
+    if rule["type"] == "boolean":
+        return "true or false"
+    if "expected" in rule:
+        return str(rule["expected"])
+    if rule["type"] == "string":
+        return f"text of {rule.get('minLength', 0)} to {rule.get('maxLength', 'any')} characters"
+    kind = "a whole number" if rule["type"] == "integer" else "a number"
+    least = f"over {rule['exclusiveMinimum']}" if "exclusiveMinimum" in rule else None
+    return f"{kind} {least or 'from ' + str(rule['minimum'])} to {rule['maximum']}"

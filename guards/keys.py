@@ -1,0 +1,210 @@
+"""Keys: random, shown once, kept as SHA-256 in a plain file.
+
+    [mobile-app]
+    sha256 = 5e88…                  the only thing kept of the key
+    created = 2026-11-24
+    requests_per_minute = 30        optional, as all of [limit_caller]
+    models = gpt-4o-mini            optional: the models it may name, the first by default
+
+Rules of this module:
+
+- A key has 256 random bits, so a plain hash is enough: there is nothing to guess.
+- A digest is found by its first bytes and compared in constant time as a whole.
+- The file is looked at once a second, so a revoked key stops without a restart. A file that
+  has become bad changes nothing, and the log says so.
+"""
+
+import configparser
+import hmac
+import logging
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from call import Caller
+from config import LimitConfig
+from errors import CallError, ConfigError
+from guards.auth import bearer
+
+log: Final = logging.getLogger("sluice.auth")
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_PREFIX: Final = "sluice_"
+_LOOK_S: Final = 1.0
+_INDEX_BYTES: Final = 8
+
+
+def add(path: Path, name: str, created: str) -> tuple[str, str]:
+    """Make a key and write its section to the file.
+
+    Returns:
+        the key, which is kept nowhere, and the section.
+
+    Raises:
+        ConfigError: the name cannot be used.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} cannot name a key: use a to z, 0 to 9, dots and dashes")
+    text = _text(path) if path.exists() else ""
+    if name in _parsed(path, text).sections():
+        raise ConfigError(f"{path}: there is a key {name} already; revoke it first")
+    key = _PREFIX + secrets.token_urlsafe(32)
+    digest = sha256(key.encode()).hexdigest()
+    section = f"[{name}]\nsha256 = {digest}\ncreated = {created}\n"
+    gap = "\n" if text else ""
+    _write(path, f"{text.rstrip()}\n{gap}{section}".lstrip())
+    return key, section
+
+
+def names(path: Path) -> list[str]:
+    """The names in the file."""
+    return _parsed(path, _text(path)).sections()
+
+
+def revoke(path: Path, name: str) -> None:
+    """Take the section of this name out of the file, and leave all other lines as they are.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    text = _text(path)
+    if name not in _parsed(path, text).sections():
+        raise ConfigError(f"{path}: there is no key {name}")
+    kept, inside = [], False
+    for line in text.splitlines(keepends=True):
+        if line.startswith("["):
+            inside = line.strip() == f"[{name}]"
+        if not inside:
+            kept.append(line)
+    _write(path, "".join(kept))
+
+
+def read(path: Path, defaults: LimitConfig) -> dict[bytes, Caller]:
+    """The callers in the file, by the digest of their key.
+
+    Raises:
+        ConfigError: with the section at fault.
+    """
+    keys: dict[bytes, Caller] = {}
+    parser = _parsed(path, _text(path))
+    for name in parser.sections():
+        options = dict(parser.items(name))
+        where = f"{path.name}: [{name}]"
+        digest = options.pop("sha256", "")
+        if not _DIGEST.fullmatch(digest):
+            raise ConfigError(f"{where} sha256: must be 64 hexadecimal digits")
+        if bytes.fromhex(digest) in keys:
+            raise ConfigError(f"{where} sha256: is another section's, too")
+        options.pop("created", None)
+        models = tuple(
+            word.strip() for word in options.pop("models", "").split(",") if word.strip()
+        )
+        keys[bytes.fromhex(digest)] = Caller(name, _limits(options, defaults, where), models)
+    return keys
+
+
+class KeyRing:
+    """Mode keys.
+
+    Args:
+        clock: seconds on any clock.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+
+    def __init__(
+        self, path: Path, defaults: LimitConfig, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._path = path
+        self._defaults = defaults
+        self._clock = clock
+        self._keys: dict[bytes, tuple[bytes, Caller | None]] = {}
+        self._seen: tuple[int, int] | None = None
+        self._look_at = 0.0
+        self._load()
+        if not self._keys:
+            raise ConfigError(f"{path}: holds no keys; python server.py keys add NAME makes one")
+
+    async def authenticate(self, authorization: str | None) -> Caller:
+        digest = sha256(bearer(authorization).encode()).digest()
+        self._look()
+        known, caller = self._keys.get(digest[:_INDEX_BYTES], (b"", None))
+        if caller is None or not hmac.compare_digest(known, digest):
+            raise CallError("unauthenticated", "unknown_key")
+        return caller
+
+    def _look(self) -> None:
+        now = self._clock()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_S
+        try:
+            self._load()
+        except ConfigError as fault:
+            log.error("keys_file_bad", extra={"reason": str(fault)})
+
+    def _load(self) -> None:
+        try:
+            status = self._path.stat()
+        except OSError as error:
+            raise ConfigError(
+                f"{self._path}: cannot be read: {error.strerror}; "
+                "python server.py keys add NAME makes it"
+            ) from None
+        seen = status.st_mtime_ns, status.st_size
+        if seen != self._seen:
+            self._seen = seen
+            self._keys = {
+                digest[:_INDEX_BYTES]: (digest, caller)
+                for digest, caller in read(self._path, self._defaults).items()
+            }
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text") from None
+
+
+def _parsed(path: Path, text: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None, default_section="")
+    try:
+        parser.read_string(text)
+    except configparser.Error as error:
+        line = getattr(error, "lineno", None) or getattr(error, "errors", [("?",)])[0][0]
+        raise ConfigError(f"{path}: is not a valid ini file: line {line}") from None
+    return parser
+
+
+def _limits(options: dict[str, str], defaults: LimitConfig, where: str) -> LimitConfig | None:
+    """The limits a section sets, over the defaults; None where it sets none."""
+    changes: dict[str, Any] = {}
+    for name, raw in options.items():
+        known = asdict(defaults)
+        if name not in known:
+            raise ConfigError(f"{where} {name}: unknown; known are models, {', '.join(known)}")
+        try:
+            changes[name] = value = float(raw) if name == "usd_per_day" else int(raw)
+        except ValueError:
+            value = -1
+        if not 0 <= value < float("inf"):
+            raise ConfigError(f"{where} {name}: must be a number from 0")
+    return replace(defaults, **changes) if changes else None
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace the file in one step, so that no reader sees half of it."""
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(text, "utf-8")
+    os.replace(draft, path)

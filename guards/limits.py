@@ -1,0 +1,229 @@
+"""Limits and quotas: reserve before the call, settle once after it.
+
+    reserve   one request, a place in flight, prompt tokens + max_tokens, and their price
+    settle    gives back, or takes more, until what was charged is what was used
+
+Rules of this module:
+
+- A call is held against its caller (unless anonymous), its address and the whole server, all
+  at once: one refusal, and nothing is taken anywhere.
+- A limit of this minute, or of the calls in flight, is `rate_limited`; one of the day is
+  `quota_exceeded`. The standing of caller and address is told in the RateLimit headers
+  (draft-ietf-httpapi-ratelimit-headers); that of the whole server is nobody's business.
+- Dollars are counted for models whose price is known.
+- With Redis down, `fail_open` counts in this process alone; otherwise the call is refused.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import itemgetter
+from typing import Final
+
+from call import ANONYMOUS, Call
+from config import Config, LimitConfig
+from errors import CallError
+from guards.counters import (
+    DAY_S,
+    MINUTE_S,
+    Charge,
+    Count,
+    Counters,
+    Limit,
+    MemoryCounters,
+    RedisCounters,
+)
+from prices import Price
+from store import Store, StoreDown
+
+_WINDOW_S: Final = {
+    "requests_per_minute": MINUTE_S,
+    "tokens_per_minute": MINUTE_S,
+    "tokens_per_day": DAY_S,
+    "usd_per_day": DAY_S,
+    "in_flight": 0,
+}
+_MICRO_USD: Final = 1_000_000
+_WHOSE: Final = {"caller": "of one caller", "ip": "from one address"}
+
+Standing = list[tuple[Charge, Count]]
+
+
+@dataclass(slots=True)
+class Reservation:
+    """What one call has taken, at which second since the epoch, and from where."""
+
+    charges: list[Charge]
+    at: float
+    counters: Counters
+
+
+class Limits:
+    """The limits of this server.
+
+    Args:
+        clock: seconds since the epoch: windows begin at the same instant in every process.
+        price: what tokens of a model cost, or None where nobody knows.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store | None,
+        *,
+        clock: Callable[[], float],
+        price: Callable[[str], Price | None],
+    ) -> None:
+        self._caller_limits = config.limit_caller
+        self._ip = limits_of("ip", config.limit_ip)
+        self._total = limits_of("total", config.limit_total)
+        self._clock = clock
+        self._price = price
+        self._memory = MemoryCounters()
+        # No call lasts longer than this, and a place in flight is not held longer either.
+        lease_s = config.provider.deadline_s + config.provider.stream_s
+        self._shared = RedisCounters(store, lease_s) if store else None
+        self._fail_open = store is None or store.fail_open
+        self._reservations: dict[Call, Reservation] = {}
+
+    async def reserve(self, call: Call) -> None:
+        """Take the most that this call may use, or refuse it.
+
+        Raises:
+            CallError: `rate_limited` or `quota_exceeded` with the wait, `prompt_too_long` where
+                waiting will not help, `overloaded` where calls must not pass uncounted.
+        """
+        amounts = self._amounts(call.model, call.prompt_tokens, call.max_tokens, in_flight=1)
+        charges = [
+            Charge(limit, subject, amounts[limit.name])
+            for limits, subject in self._subjects(call)
+            for limit in limits
+        ]
+        now = self._clock()
+        counters: Counters = self._shared or self._memory
+        try:
+            taken = await counters.take(charges, now, call.request_id)
+        except StoreDown:
+            if not self._fail_open:
+                raise CallError("overloaded", "store_down", retry_after_s=1) from None
+            counters = self._memory
+            taken = await counters.take(charges, now, call.request_id)
+        standing = list(zip(charges, taken.counts, strict=True))
+        call.reply_headers |= _headers(standing, now, taken.granted)
+        if not taken.granted:
+            raise _refusal(standing, now)
+        self._reservations[call] = Reservation(charges, now, counters)
+
+    def settle(self, call: Call) -> None:
+        """Charge what was used instead of what was reserved. Only the first time counts."""
+        reservation = self._reservations.pop(call, None)
+        if reservation is None:
+            return
+        used = self._amounts(call.model, *call.charged_tokens(), in_flight=0)
+        reservation.counters.correct(
+            [
+                charge._replace(amount=used[charge.limit.name] - charge.amount)
+                for charge in reservation.charges
+                if charge.limit.name != "requests_per_minute"
+            ],
+            reservation.at,
+            call.request_id,
+        )
+
+    async def aclose(self) -> None:
+        """Wait for corrections on their way to Redis."""
+        if self._shared:
+            await self._shared.aclose()
+
+    def _subjects(self, call: Call) -> list[tuple[tuple[Limit, ...], str]]:
+        subjects = [(self._ip, call.address), (self._total, "all")]
+        if call.caller is not ANONYMOUS:
+            own = limits_of("caller", call.caller.limits or self._caller_limits)
+            subjects.append((own, call.caller.name))
+        return subjects
+
+    def _amounts(
+        self, model: str, prompt_tokens: int, answer_tokens: int, *, in_flight: int
+    ) -> dict[str, int]:
+        price = self._price(model)
+        usd = price.usd(prompt_tokens, answer_tokens) if price else 0.0
+        tokens = prompt_tokens + answer_tokens
+        return {
+            "requests_per_minute": 1,
+            "tokens_per_minute": tokens,
+            "tokens_per_day": tokens,
+            "usd_per_day": math.ceil(usd * _MICRO_USD),
+            "in_flight": in_flight,
+        }
+
+
+@lru_cache(maxsize=1024)
+def limits_of(scope: str, config: LimitConfig) -> tuple[Limit, ...]:
+    """The limits that are set, dollars in millionths."""
+    limits = []
+    for name, window_s in _WINDOW_S.items():
+        if maximum := getattr(config, name):
+            scale = _MICRO_USD if name == "usd_per_day" else 1
+            limits.append(Limit(scope, name, int(maximum * scale), window_s))
+    return tuple(limits)
+
+
+def _headers(standing: Standing, now: float, granted: bool) -> dict[str, str]:
+    """The policies of caller and address, and how the one stands that is nearest to its end."""
+    told = [
+        (charge, count)
+        for charge, count in standing
+        if charge.limit.scope != "total" and charge.limit.name.startswith(("requests", "tokens"))
+    ]
+    if not told:
+        return {}
+
+    def left(charge: Charge, count: Count) -> float:
+        taken = charge.limit.used(count, now) + charge.amount * granted
+        return max(0.0, charge.limit.maximum - taken)
+
+    charge, count = min(told, key=lambda each: left(*each) / each[0].limit.maximum)
+    limit = charge.limit
+    reset_s = math.ceil(limit.window_s - now % limit.window_s)
+    return {
+        "RateLimit-Policy": _policy(tuple(charge.limit for charge, _ in told)),
+        "RateLimit": f'"{_title(limit)}";r={int(left(charge, count))};t={reset_s}',
+    }
+
+
+@lru_cache(maxsize=1024)
+def _policy(limits: tuple[Limit, ...]) -> str:
+    return ", ".join(f'"{_title(limit)}";q={limit.maximum};w={limit.window_s}' for limit in limits)
+
+
+def _title(limit: Limit) -> str:
+    return f"{limit.scope}-{limit.name}".replace("_", "-")
+
+
+def _refusal(standing: Standing, now: float) -> CallError:
+    """Why the call must wait: the limit that makes it wait longest."""
+    wait_s, charge = max(
+        (
+            (charge.limit.wait_s(count, charge.amount, now), charge)
+            for charge, count in standing
+            if charge.limit.used(count, now) + charge.amount > charge.limit.maximum
+        ),
+        key=itemgetter(0),
+    )
+    limit = charge.limit
+    code = "quota_exceeded" if limit.window_s == DAY_S else "rate_limited"
+    if limit.scope == "total":
+        return CallError(code, _title(limit), retry_after_s=wait_s)
+    whose, unit = _WHOSE[limit.scope], limit.name.replace("_per_", " a ").replace("_", " ")
+    if limit.name.startswith("tokens") and charge.amount > limit.maximum:
+        text = (
+            f"Prompt and maxTokens need {charge.amount} tokens; "
+            f"the limit is {limit.maximum} {unit} {whose}"
+        )
+        return CallError("prompt_too_long", _title(limit), text=text)
+    if limit.name == "usd_per_day":
+        text = f"The dollars a day {whose} are used up"
+    else:
+        text = f"The limit is {limit.maximum} {unit} {whose}"
+    return CallError(code, _title(limit), text=text, retry_after_s=wait_s)

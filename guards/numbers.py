@@ -1,0 +1,133 @@
+"""Numbers of cards, bank accounts and telephones in a text.
+
+Sources: ISO/IEC 7812 (issuers and Luhn's digit), ISO 13616 by python-stdnum, libphonenumber.
+A check is made a thousand times for a text, a telephone number's a hundred times; after that the
+shape is enough: such a text is no letter, and too much hidden is better than too little.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final
+
+import phonenumbers
+from stdnum import iban, luhn
+
+Span = tuple[int, int]
+"""From and to, as a slice."""
+
+_CARD: Final = re.compile(
+    r"(?<![\w.-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|"
+    r"3\d{3}([ -])\d{6}\2\d{4,5})(?![\w-]|\.\d)"
+)
+# Issuer's first digits, and how long its numbers are.
+_ISSUERS: Final = tuple(
+    (re.compile(prefix), lengths)
+    for prefix, lengths in (
+        (r"4", (13, 16, 19)),  # Visa
+        (r"5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720", (16,)),  # Mastercard
+        (r"3[47]", (15,)),  # American Express
+        (r"6011|64[4-9]|65", (16, 19)),  # Discover
+        (r"3(?:0[0-5]|[689])", (14, 16, 19)),  # Diners Club
+        (r"35(?:2[89]|[3-8])", (16, 17, 18, 19)),  # JCB
+        (r"62|81", (16, 17, 18, 19)),  # UnionPay
+        (r"50[1-9]|5[6-9]|6[0-9]", (16, 18, 19)),  # Maestro
+    )
+)
+_IBAN: Final = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}")
+_PHONE: Final = re.compile(r"(?<![\w+.-])(?:\+|00)[1-9](?:[ ()./-]{0,3}\d){6,14}(?!\w)")
+_NANP: Final = re.compile(
+    r"(?<![\w+./-])(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])[2-9]\d\d[ .-]\d{4}(?![\w-]|\.\d)"
+)
+# Elsewhere a national number begins with 0, and is seldom written in one piece.
+_NATIONAL: Final = re.compile(
+    r"(?<![\w+./-])(?:\(0\d{1,5}\)|0\d{1,5})(?:[ ./-]{1,3}\d{2,8}){1,5}(?![\w-])"
+)
+_NANP_REGIONS: Final = ("US", "CA")
+_LEAST_IBAN: Final = 15
+_MOST_PHONES: Final = 100
+
+
+def bounded(check: Callable[[str], bool], most: int = 1000) -> Callable[[str], bool]:
+    """The check, which says yes unseen after it was made so often."""
+    left = most
+
+    def checked(value: str) -> bool:
+        nonlocal left
+        left -= 1
+        return left < 0 or check(value)
+
+    return checked
+
+
+def matches(pattern: re.Pattern[str], text: str, windows: list[Span]) -> Iterator[re.Match[str]]:
+    """All matches within the windows; what stands before them is seen, too."""
+    for start, end in windows:
+        yield from pattern.finditer(text, start, end)
+
+
+def cards(text: str, windows: list[Span]) -> Iterator[Span]:
+    is_card = bounded(_is_card)
+    for window in windows:
+        yield from _cards(text, *window, is_card)
+
+
+def _cards(text: str, at: int, end: int, is_card: Callable[[str], bool]) -> Iterator[Span]:
+    while match := _CARD.search(text, at, end):
+        digits = match[0].replace(" ", "").replace("-", "")
+        if is_card(digits):
+            yield match.span()
+            at = match.end()
+        else:  # what follows the first group may be one
+            at = match.start() + (5 if len(digits) < len(match[0]) else len(digits))
+
+
+def _is_card(digits: str) -> bool:
+    return luhn.is_valid(digits) and any(
+        len(digits) in lengths and prefix.match(digits) for prefix, lengths in _ISSUERS
+    )
+
+
+def ibans(text: str, windows: list[Span]) -> Iterator[Span]:
+    is_iban = bounded(iban.is_valid)
+    for match in matches(_IBAN, text, windows):
+        for end in _ends(match[0]):
+            compact = match[0][:end].replace(" ", "")
+            if len(compact) >= _LEAST_IBAN and is_iban(compact):
+                yield match.start(), match.start() + end
+                break
+
+
+def phones(text: str, windows: list[Span], region: str) -> Iterator[Span]:
+    """International numbers, and national ones of `region` where they are written in groups."""
+    is_phone = bounded(_is_phone, _MOST_PHONES)
+    international = matches(_PHONE, text, windows)
+    yield from _phones(international, lambda number: is_phone(f"+{number.lstrip('+0')}"))
+    if region:
+        national = _NANP if region in _NANP_REGIONS else _NATIONAL
+        is_national = bounded(partial(_is_phone, region=region), _MOST_PHONES)
+        yield from _phones(matches(national, text, windows), is_national)
+
+
+def _phones(candidates: Iterator[re.Match[str]], check: Callable[[str], bool]) -> Iterator[Span]:
+    for match in candidates:
+        for end in _ends(match[0]):
+            if check(match[0][:end]):
+                yield match.start(), match.start() + end
+                break
+
+
+def _ends(number: str) -> Iterator[int]:
+    """The whole, then without the last groups: words or another number may follow it."""
+    end = len(number)
+    for _ in range(4):
+        if end > 0:
+            yield end
+        end = number.rfind(" ", 0, end)
+
+
+def _is_phone(number: str, region: str | None = None) -> bool:
+    try:
+        return phonenumbers.is_valid_number(phonenumbers.parse(number, region))
+    except phonenumbers.NumberParseException:
+        return False

@@ -1,0 +1,131 @@
+"""Personal data in a text: where, and of which kind.
+
+Rules of this module, and of numbers.py, national_ids.py and secrets.py, which do the looking:
+
+- A shape is only a candidate. What has a check digit, a register or a grammar is held against
+  it; what has too weak a one needs a word before it that says what it is. So versions, dates,
+  order numbers, ISBNs and hashes stay.
+- An ordinary text costs a few searches at the speed of C: most detectors run only where there
+  are digits enough.
+- Linear: a pattern begins only where a run begins, repeats are bounded, and no two parts of it
+  can take the same characters.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Final, NamedTuple
+
+from guards.national_ids import national_ids
+from guards.numbers import bounded, cards, ibans, phones
+from guards.secrets import api_keys, private_keys
+
+Span = tuple[int, int]
+
+
+class Found(NamedTuple):
+    """One value in a text."""
+
+    start: int
+    end: int
+    kind: str
+
+
+# What any number of a person is made of, and how many digits the shortest has.
+_RUN: Final = re.compile(r"[0-9A-Z+(][0-9A-Z ()+./-]{5,}")
+_SIX_DIGITS: Final = re.compile(r"[0-9](?:[^0-9]{0,3}[0-9]){5}")
+# A window shows what follows the run, so that a number's end can be told.
+_AFTER: Final = 2
+_EMAIL: Final = re.compile(
+    r"(?<![\w.%+-])([\w.%+'-]{1,64})@((?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}"
+    r"(xn--[a-z0-9-]{2,59}|[^\W\d_]{2,24}))(?![\w@-]|\.\w)"
+)
+_NO_TLD: Final = frozenset(("png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "ts", "json"))
+_DOTTED: Final = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]")
+_IPV4: Final = re.compile(r"(?<![\w.-])\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\w)")
+_COLONS: Final = re.compile(r":[0-9A-Fa-f]{0,4}:")
+_IPV6: Final = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{3,39}(?![\w:])")
+_VERSION: Final = re.compile(r"(?:version|release|build|firmware|driver|\bver|\bv)[\s:=.]*$", re.I)
+_BEFORE: Final = 16
+
+
+def find(text: str, kinds: Collection[str], phone_region: str = "") -> list[Found]:
+    """The values of these kinds, in their order, without overlap."""
+    found = [
+        (start, rank, Found(start, end, kind))
+        for rank, (kind, spans) in enumerate(_detected(text, phone_region))
+        if kind in kinds
+        for start, end in spans
+    ]
+    chosen: list[tuple[int, Found]] = []
+    for _, rank, each in sorted(found):
+        if chosen and each.start < chosen[-1][1].end:
+            if rank >= chosen[-1][0]:
+                continue
+            chosen.pop()
+        chosen.append((rank, each))
+    return [each for _, each in chosen]
+
+
+def _detected(text: str, phone_region: str) -> Iterator[tuple[str, Iterable[Span]]]:
+    """The spans of each kind, found as they are asked for; the first of two that overlap wins."""
+    yield "private_key", private_keys(text)
+    yield "api_key", api_keys(text)
+    yield "email", _emails(text)
+    if any(digit in text for digit in "0123456789"):
+        yield "ip", _addresses(text)
+        if windows := [
+            (run.start(), run.end() + _AFTER)
+            for run in _RUN.finditer(text)
+            if _SIX_DIGITS.search(text, run.start(), run.end())
+        ]:
+            yield "iban", ibans(text, windows)
+            yield "card", cards(text, windows)
+            yield "national_id", national_ids(text, windows)
+            yield "phone", phones(text, windows, phone_region)
+
+
+def _emails(text: str) -> Iterator[Span]:
+    if "@" not in text:
+        return
+    for match in _EMAIL.finditer(text):
+        # Pictures for dense screens, and git's way to name a remote, only look so.
+        remote = match[1] == "git" and text[match.end() : match.end() + 1] == ":"
+        if match[3].lower() not in _NO_TLD and not remote:
+            yield match.span()
+
+
+def _addresses(text: str) -> Iterator[Span]:
+    if _DOTTED.search(text):
+        is_ipv4 = bounded(_is_ipv4)
+        for match in _IPV4.finditer(text):
+            before = text[max(0, match.start() - _BEFORE) : match.start()]
+            if is_ipv4(match[0]) and not _VERSION.search(before):
+                yield match.span()
+    if _COLONS.search(text):
+        is_ipv6 = bounded(_is_ipv6)
+        for match in _IPV6.finditer(text):
+            if is_ipv6(match[0]):
+                yield match.span()
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        address = IPv4Address(text)
+    except AddressValueError:
+        return False
+    # Nobody's: this host, masks, and what is told of no one.
+    return not (address.is_loopback or address.packed[0] in (0, 255))
+
+
+def _is_ipv6(text: str) -> bool:
+    """Whether it is one, and not `std::max` or a time of day."""
+    groups = [group for group in text.split(":") if group]
+    if len(groups) < 2 or not any(c.isdigit() for c in text):
+        return False
+    if len(groups) == 2 and len(groups[0]) < 4:
+        return False
+    try:
+        return not IPv6Address(text).is_loopback
+    except AddressValueError:
+        return False

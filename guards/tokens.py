@@ -1,0 +1,128 @@
+"""The token budget: what a prompt weighs, counted as OpenAI's models count, without network.
+
+    prompt = 3 + sum over messages of (3 + role + content)        (the cookbook's formula)
+
+Rules of this module:
+
+- The tables are in tokens/; for a model that tiktoken does not know, o200k_base is an estimate.
+- No token is longer than 128 bytes, so a prompt far beyond its budget is refused by its length
+  alone; a long one within it is counted in a thread, where tiktoken holds no lock.
+- An answer is counted on its way only when it could have passed its limit, for no token is
+  shorter than a byte, and every few kilobytes.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Final
+
+import tiktoken
+
+from call import Call
+from errors import CallError
+
+_PER_MESSAGE: Final = 3
+_PER_PROMPT: Final = 3
+_LONGEST_TOKEN_BYTES: Final = 128
+_THREAD_FROM_CHARACTERS: Final = 32_768
+# No more of an answer than this is kept to be counted.
+_PIECE_BYTES: Final = 4096
+# Counted piece by piece, an answer weighs a little more than in one piece.
+_PIECES_SLACK: Final = 8
+# An engine with a vocabulary of its own may need so many of ours for one of its tokens.
+_FOREIGN_SLACK: Final = 2
+
+Count = Callable[[str], int]
+
+
+@cache
+def counter(model: str) -> Count:
+    """What counts the tokens of a text for this model."""
+    encoding = _encoding("cl100k_base" if _table(model) == "cl100k_base" else "o200k_base")
+    return lambda text: len(encoding.encode_ordinary(text))
+
+
+async def weigh(call: Call, max_prompt_tokens: int) -> None:
+    """Set `call.prompt_tokens`.
+
+    Raises:
+        CallError: `prompt_too_long`, with limit and count.
+    """
+    characters = sum(len(message["content"]) for message in call.messages)
+    at_least = characters // _LONGEST_TOKEN_BYTES
+    if at_least > max_prompt_tokens:
+        raise _too_long(max_prompt_tokens, f"at least {at_least}")
+    if characters < _THREAD_FROM_CHARACTERS:
+        call.prompt_tokens = prompt_tokens(call.model, call.messages)
+    else:
+        call.prompt_tokens = await asyncio.to_thread(prompt_tokens, call.model, call.messages)
+    if call.prompt_tokens > max_prompt_tokens:
+        raise _too_long(max_prompt_tokens, str(call.prompt_tokens))
+
+
+def prompt_tokens(model: str, messages: Sequence[dict[str, str]]) -> int:
+    count = counter(model)
+    # Every role that a message here can have is one token.
+    return _PER_PROMPT + sum(_PER_MESSAGE + 1 + count(each["content"]) for each in messages)
+
+
+async def weigh_answer(call: Call, text: str) -> None:
+    """Set `call.answer_tokens`, where the provider has not said how many."""
+    count = counter(call.model)
+    if len(text) < _THREAD_FROM_CHARACTERS:
+        call.answer_tokens = count(text)
+    else:
+        call.answer_tokens = await asyncio.to_thread(count, text)
+
+
+class AnswerMeter:
+    """Counts a streamed answer on its way.
+
+    Args:
+        max_tokens: what the provider was told; an engine that does not mind it is cut.
+    """
+
+    def __init__(self, model: str, max_tokens: int) -> None:
+        self._count = counter(model)
+        slack = 1 if _table(model) else _FOREIGN_SLACK
+        self._limit = max_tokens * slack + _PIECES_SLACK
+        self._counted = 0
+        self._pending: list[str] = []
+        self._pending_bytes = 0
+
+    def passes(self, deltas: Sequence[str]) -> bool:
+        """Add these deltas; False once the answer is longer than was reserved for it."""
+        for delta in deltas:
+            self._pending.append(delta)
+            self._pending_bytes += len(delta.encode())
+        too_long_at_worst = self._counted + self._pending_bytes > self._limit
+        if too_long_at_worst or self._pending_bytes > _PIECE_BYTES:
+            return self.tokens() <= self._limit
+        return True
+
+    def tokens(self) -> int:
+        """Tokens so far."""
+        if self._pending:
+            self._counted += self._count("".join(self._pending))
+            self._pending.clear()
+            self._pending_bytes = 0
+        return self._counted
+
+
+def _too_long(limit: int, count: str) -> CallError:
+    return CallError(
+        "prompt_too_long", text=f"The prompt has {count} tokens; the limit is {limit} tokens"
+    )
+
+
+@cache
+def _table(model: str) -> str | None:
+    try:
+        return tiktoken.encoding_name_for_model(model)
+    except KeyError:
+        return None
+
+
+@cache
+def _encoding(name: str) -> tiktoken.Encoding:
+    return tiktoken.get_encoding(name)

@@ -1,0 +1,351 @@
+"""The guards on the route: who gets in, what is charged, and what leaves."""
+
+import json
+
+import pytest
+from conftest import HELLO, Sluice, StartSluice, assert_valid
+from upstream import Upstream, answer_stream, delta, ok, role, stream, usage_of
+
+from guards import keys
+
+ORIGIN = "https://app.example.com"
+FROM_PAGE = ("Sec-Fetch-Site", "same-origin")
+
+
+def bearer(token: str) -> tuple[str, str]:
+    return "Authorization", f"Bearer {token}"
+
+
+async def refused(server: Sluice, upstream: Upstream, status: int, code: str, *headers) -> None:
+    reply = await server.chat(HELLO, *headers)
+    reply.assert_error(status, code)
+    assert upstream.requests == []
+
+
+# Authentication
+
+
+@pytest.fixture
+def keyed(sluice: StartSluice, tmp_path):
+    """`await keyed()`: a server that wants a key, and the key of `ada`."""
+    path = tmp_path / "keys.ini"
+
+    async def start(options: str = "", **overrides: object) -> tuple[Sluice, str]:
+        key, _ = keys.add(path, "ada", "2026-11-24")
+        path.write_text(path.read_text() + options)
+        return await sluice(auth_mode="keys", auth_keys_file=path, **overrides), key
+
+    return start
+
+
+async def test_a_key_lets_in_and_names_the_caller(keyed, upstream: Upstream) -> None:
+    upstream.will(ok())
+    server, key = await keyed()
+
+    assert (await server.chat(HELLO, bearer(key))).status == 200
+
+    assert (await server.record()).caller == "ada"
+    assert key not in str(upstream.requests[0])
+
+
+@pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic YTpi", "Bearer", "Bearer \xe9"])
+async def test_without_a_good_key_nobody_gets_in(keyed, upstream: Upstream, header) -> None:
+    server, _ = await keyed()
+    headers = () if header is None else (("Authorization", header),)
+
+    reply = await server.chat(HELLO, *headers)
+
+    reply.assert_error(401, "unauthenticated")
+    assert reply.headers["www-authenticate"] == "Bearer"
+    assert (await server.record()).caller == "anonymous"
+    assert upstream.requests == []
+
+
+async def test_two_authorization_headers_are_refused(keyed, upstream: Upstream) -> None:
+    server, key = await keyed()
+    await refused(server, upstream, 400, "invalid_request", bearer(key), bearer(key))
+
+
+async def test_a_key_may_be_held_to_models_and_limits(keyed, upstream: Upstream) -> None:
+    upstream.will(ok())
+    server, key = await keyed("models = gpt-4o\nrequests_per_minute = 1\n", chat_models="gpt-4o")
+
+    assert (await server.chat(HELLO, bearer(key))).status == 200
+    assert upstream.requests[0].json["model"] == "gpt-4o"
+    other = await server.chat({**HELLO, "model": "gpt-4o-mini"}, bearer(key))
+    assert other.json["error"] == "model must be one of gpt-4o"
+    (await server.chat(HELLO, bearer(key))).assert_error(429, "rate_limited")
+
+
+# Browsers
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (("Sec-Fetch-Site", "cross-site"),),
+        (("Sec-Fetch-Site", "same-site"),),
+        (("Origin", "https://evil.example"),),
+        (("Origin", "null"),),
+        (("Sec-Fetch-Site", "cross-site"), ("Origin", ORIGIN)),
+    ],
+)
+async def test_pages_of_other_origins_may_not_call(
+    sluice: StartSluice, upstream: Upstream, headers
+) -> None:
+    await refused(await sluice(), upstream, 403, "forbidden", *headers)
+
+
+async def test_our_own_page_may_call(sluice: StartSluice, upstream: Upstream) -> None:
+    upstream.will(ok(), ok())
+    server = await sluice()
+
+    assert (await server.chat(HELLO, FROM_PAGE)).status == 200
+    assert (await server.chat(HELLO, ("Origin", "http://sluice.test"))).status == 200
+
+
+async def test_a_listed_origin_may_call_and_read(sluice: StartSluice, upstream: Upstream) -> None:
+    upstream.will(ok())
+    server = await sluice(browser_allowed_origins=ORIGIN)
+    headers = ("Origin", ORIGIN), ("Sec-Fetch-Site", "cross-site")
+
+    preflight = await server.fetch("OPTIONS", "/api/chat", *headers)
+    assert preflight.status == 204
+    assert preflight.headers["access-control-allow-origin"] == ORIGIN
+    assert "Authorization" in preflight.headers["access-control-allow-headers"]
+    reply = await server.chat(HELLO, *headers)
+    assert reply.status == 200
+    assert reply.headers["access-control-allow-origin"] == ORIGIN
+    assert reply.headers["vary"] == "Origin"
+    assert "access-control-allow-credentials" not in reply.headers
+
+
+async def test_an_origin_that_is_not_listed_learns_nothing(sluice: StartSluice) -> None:
+    server = await sluice(browser_allowed_origins=ORIGIN)
+    reply = await server.fetch("OPTIONS", "/api/chat", ("Origin", "https://evil.example"))
+    assert "access-control-allow-origin" not in reply.headers
+
+
+async def test_a_request_with_cookies_needs_the_token(
+    sluice: StartSluice, upstream: Upstream
+) -> None:
+    upstream.will(ok())
+    server = await sluice()
+    given = await server.fetch("GET", "/api/xsrf")
+    cookie = given.headers["set-cookie"].partition(";")[0]
+    token = given.json["xsrfToken"]
+    version, mask, masked, instant = token.split("|")
+
+    for wrong in (None, "1234", f"{version}|{mask}|{masked[::-1]}|{instant}"):
+        headers = () if wrong is None else (("X-XSRFToken", wrong),)
+        await refused(server, upstream, 403, "forbidden", FROM_PAGE, ("Cookie", cookie), *headers)
+    reply = await server.chat(HELLO, FROM_PAGE, ("Cookie", cookie), ("X-XSRFToken", token))
+    assert reply.status == 200
+
+
+async def test_a_token_without_its_cookie_is_nothing(
+    sluice: StartSluice, upstream: Upstream
+) -> None:
+    server = await sluice()
+    token = (await server.fetch("GET", "/api/xsrf")).json["xsrfToken"]
+    await refused(
+        server, upstream, 403, "forbidden", ("Cookie", "session=1"), ("X-XSRFToken", token)
+    )
+
+
+async def test_the_cookie_is_out_of_reach_for_scripts_and_other_sites(
+    sluice: StartSluice,
+) -> None:
+    server = await sluice(server_trusted_hops=1)
+    plain = (await server.fetch("GET", "/api/xsrf")).headers
+    https = (await server.fetch("GET", "/api/xsrf", ("X-Forwarded-Proto", "https"))).headers
+    for headers in (plain, https):
+        assert "HttpOnly" in headers["set-cookie"]
+        assert "SameSite=Strict" in headers["set-cookie"]
+    assert "Secure" in https["set-cookie"]
+    assert "Secure" not in plain["set-cookie"]
+    assert "max-age" in https["strict-transport-security"]
+    assert "strict-transport-security" not in plain
+
+
+async def test_nobody_believes_x_forwarded_proto_without_a_router(sluice: StartSluice) -> None:
+    server = await sluice()
+    reply = await server.fetch("GET", "/healthz", ("X-Forwarded-Proto", "https"))
+    assert "strict-transport-security" not in reply.headers
+
+
+async def test_every_reply_carries_the_security_headers(sluice: StartSluice) -> None:
+    server = await sluice()
+    for reply in (await server.fetch("GET", "/healthz"), await server.chat(b"{oops")):
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert "frame-ancestors 'none'" in reply.headers["content-security-policy"]
+        assert reply.headers["referrer-policy"] == "no-referrer"
+
+
+# Limits
+
+
+async def test_the_limit_refuses_with_the_wait_in_header_and_body(
+    sluice: StartSluice, upstream: Upstream
+) -> None:
+    upstream.will(ok())
+    server = await sluice(limit_ip_requests_per_minute=1)
+
+    first = await server.chat(HELLO)
+    assert first.headers["ratelimit"] == '"ip-requests-per-minute";r=0;t=60'
+    reply = await server.chat(HELLO)
+
+    reply.assert_error(429, "rate_limited")
+    assert_valid(reply.json, "error.json")
+    assert reply.json["retry_after"] == int(reply.headers["retry-after"]) == 60 * 2
+    assert reply.headers["ratelimit-policy"] == '"ip-requests-per-minute";q=1;w=60'
+    assert len(upstream.requests) == 1
+
+
+async def test_a_forged_address_changes_nothing(sluice: StartSluice, upstream: Upstream) -> None:
+    upstream.will(ok())
+    server = await sluice(limit_ip_requests_per_minute=1, server_trusted_hops=1)
+
+    statuses = [
+        (await server.chat(HELLO, ("X-Forwarded-For", f"10.0.0.{n}, 203.0.113.7"))).status
+        for n in range(3)
+    ]
+    assert statuses == [200, 429, 429]
+
+
+async def test_a_call_is_charged_what_the_provider_says(
+    sluice: StartSluice, upstream: Upstream
+) -> None:
+    upstream.will(ok(usage=usage_of(100, 200)), ok())
+    server = await sluice(limit_ip_tokens_per_day=1000)
+
+    await server.chat({**HELLO, "maxTokens": 900})
+    assert (await server.record()).charged_tokens == 300
+    assert (await server.chat({**HELLO, "maxTokens": 600})).status == 200
+
+
+async def test_a_failed_call_costs_nothing(sluice: StartSluice, upstream: Upstream) -> None:
+    server = await sluice(limit_ip_tokens_per_day=1000, base_url="http://127.0.0.1:9/v1")
+
+    (await server.chat({**HELLO, "maxTokens": 900})).assert_error(502, "provider_unavailable")
+    assert (await server.record()).charged_tokens == 0
+    (await server.chat({**HELLO, "maxTokens": 900})).assert_error(502, "provider_unavailable")
+
+
+async def test_a_stream_that_goes_on_is_cut_and_says_so(
+    sluice: StartSluice, upstream: Upstream
+) -> None:
+    upstream.will(answer_stream(*[" word"] * 400))
+    server = await sluice()
+
+    reply = await server.chat({**HELLO, "stream": True, "maxTokens": 100})
+
+    *_, finish, done = reply.events
+    assert (finish["finishReason"], finish["messageMetadata"]["cut"]) == ("length", True)
+    assert_valid(finish, "chat.event.json")
+    assert done == "[DONE]"
+    record = await server.record()
+    assert (record.code, record.cut, record.finish_reason) == ("completed", True, "length")
+
+
+# Words
+
+
+async def test_a_long_prompt_is_refused_with_its_count(
+    sluice: StartSluice, upstream: Upstream
+) -> None:
+    server = await sluice(chat_max_prompt_tokens=50)
+    reply = await server.chat({"userMessage": "word " * 100})
+    reply.assert_error(413, "prompt_too_long")
+    assert reply.json["error"] == "The prompt has 117 tokens; the limit is 50 tokens"
+    assert upstream.requests == []
+
+
+LETTER = "Write to ada@example.com, card 4242 4242 4242 4242"
+
+
+async def test_personal_data_does_not_leave_and_comes_back(
+    sluice: StartSluice, upstream: Upstream
+) -> None:
+    upstream.will(ok("Dear [EMAIL_1], your [CARD_1]"))
+    server = await sluice()
+
+    reply = await server.chat({"userMessage": LETTER})
+
+    sent = upstream.requests[0].json["messages"][-1]["content"]
+    assert sent == "Write to [EMAIL_1], card [CARD_1]"
+    assert reply.json["text"] == "Dear ada@example.com, your [CARD_1]"
+    assert (await server.record()).redactions == {"email": 1, "card": 1}
+
+
+async def test_a_placeholder_is_restored_across_chunks(
+    sluice: StartSluice, upstream: Upstream
+) -> None:
+    upstream.will(answer_stream("Dear [EM", "AIL", "_1", "], hi"))
+    server = await sluice()
+
+    reply = await server.chat({"userMessage": LETTER, "stream": True})
+
+    text = "".join(each["delta"] for each in reply.events[2:-3] if "delta" in each)
+    assert text == "Dear ada@example.com, hi"
+
+
+async def test_a_blocked_kind_is_refused_by_name(sluice: StartSluice, upstream: Upstream) -> None:
+    server = await sluice(redaction_card="block")
+    reply = await server.chat({"userMessage": LETTER})
+    reply.assert_error(422, "prompt_rejected")
+    assert "card" in reply.json["error"]
+    assert "4242" not in json.dumps(reply.json)
+    assert upstream.requests == []
+
+
+# Idempotency
+
+KEY = ("Idempotency-Key", '"8e03978e-40d5-43dd-bc93-6894a57f9324"')
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["buffered", "streamed"])
+async def test_a_repeated_request_gets_the_stored_reply_for_nothing(
+    sluice: StartSluice, upstream: Upstream, streamed: bool
+) -> None:
+    upstream.will(answer_stream("Hi", " there") if streamed else ok("Hi there"))
+    server = await sluice(limit_ip_requests_per_minute=1)
+    body = {**HELLO, "stream": streamed}
+
+    first = await server.chat(body, KEY)
+    second = await server.chat(body, KEY)
+
+    assert "idempotency-replayed" not in first.headers
+    assert second.headers["idempotency-replayed"] == "true"
+    assert (second.status, second.body) == (200, first.body)
+    assert second.headers["content-type"] == first.headers["content-type"]
+    assert len(upstream.requests) == 1
+    await server.calls.wait(2)
+    replayed = server.calls.records[1]
+    assert (replayed.code, replayed.replayed, replayed.attempts) == ("completed", True, 0)
+    assert replayed.charged_tokens == 0
+
+
+async def test_another_body_under_the_same_key_is_refused(
+    sluice: StartSluice, upstream: Upstream
+) -> None:
+    upstream.will(ok())
+    server = await sluice()
+    await server.chat(HELLO, KEY)
+    (await server.chat({"userMessage": "Bye"}, KEY)).assert_error(422, "idempotency_mismatch")
+
+
+async def test_a_failure_is_not_kept(sluice: StartSluice, upstream: Upstream) -> None:
+    upstream.will(stream(role(), delta("cut")), answer_stream("Hi"))
+    server = await sluice()
+    body = {**HELLO, "stream": True}
+
+    assert (await server.chat(body, KEY)).events[-1]["type"] == "error"
+    assert (await server.chat(body, KEY)).events[-1] == "[DONE]"
+
+
+async def test_a_malformed_key_is_refused(sluice: StartSluice, upstream: Upstream) -> None:
+    server = await sluice()
+    for value in ("", "a" * 256, '"', "a b"):
+        await refused(server, upstream, 400, "invalid_request", ("Idempotency-Key", value))
+    await refused(server, upstream, 400, "invalid_request", KEY, KEY)
