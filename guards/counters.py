@@ -231,7 +231,8 @@ class RedisCounters:
             if limit.window_s:
                 window = _window(limit, now)
                 keys += (f"{charge.key}:{window}", f"{charge.key}:{window - 1}")
-                arguments += (f"{limit.previous_share(now):.6f}", limit.window_s * 2000)
+                # All digits, so that script and `Limit.used` agree to the last.
+                arguments += (repr(limit.previous_share(now)), limit.window_s * 2000)
             else:
                 keys += (charge.key, charge.key)
                 arguments += ("lease", self._lease_ms)

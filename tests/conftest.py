@@ -24,6 +24,7 @@ from tornado.netutil import bind_sockets
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from redis_server import RedisServer
 from upstream import RESET, Upstream
 
 import config as configuration
@@ -83,6 +84,8 @@ def make_settings(
     base_url: str = "http://127.0.0.1:9/v1", api_key: str = KEY, **overrides: object
 ) -> Config:
     environ = {"OPENAI_API_KEY": api_key, "OPENAI_BASE_URL": base_url}
+    if redis_url := overrides.pop("redis_url", None):
+        environ["REDIS_URL"] = str(redis_url)
     environ |= _UNLIMITED
     environ |= {f"SLUICE_{name.upper()}": str(value) for name, value in overrides.items()}
     return configuration.load(ROOT / "config.ini", environ)
@@ -420,6 +423,14 @@ class Sluice:
 
 
 StartSluice = Callable[..., Awaitable[Sluice]]
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A real Redis of this test's own."""
+    server = RedisServer(tmp_path)
+    yield server
+    server.kill()
 
 
 @pytest.fixture

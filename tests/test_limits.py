@@ -1,15 +1,17 @@
 """Limits and quotas: all or none, given back exactly, and told in the draft's headers."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 from conftest import make_settings
 
 from call import Call, Caller, Usage
-from config import LimitConfig
+from config import LimitConfig, StoreConfig
 from errors import CallError
 from guards.limits import Limits
 from prices import Price
+from store import Store
 
 NONE = LimitConfig(0, 0, 0, 0, 0)
 MIDNIGHT = 20_000 * 86_400.0
@@ -19,10 +21,14 @@ ADA = Caller("ada")
 class Limited:
     """Limits with a clock that a test sets, and calls to try them with."""
 
-    def __init__(self, caller=NONE, ip=NONE, total=NONE, store=None, price=None):
+    store = None
+
+    def __init__(self, caller=NONE, ip=NONE, total=NONE, price=None):
         self.now = MIDNIGHT
         settings = replace(make_settings(), limit_caller=caller, limit_ip=ip, limit_total=total)
-        self.limits = Limits(settings, store, clock=lambda: self.now, price=lambda model: price)
+        self.limits = Limits(
+            settings, self.store, clock=lambda: self.now, price=lambda model: price
+        )
         self.made = 0
 
     async def call(self, tokens=10, max_tokens=0, caller=ADA, address="203.0.113.7"):
@@ -37,9 +43,23 @@ class Limited:
             await self.call(**kwargs)
         return caught.value
 
-    def settle(self, call, prompt=0, answer=0):
+    async def settle(self, call, prompt=0, answer=0):
         call.usage = Usage(prompt, answer, prompt + answer)
         self.limits.settle(call)
+        await self.limits.aclose()
+
+
+@pytest.fixture(params=["memory", "redis"], autouse=True)
+def counted_in(request, io_loop, monkeypatch):
+    """Every test twice: counted in memory and in a real Redis."""
+    if request.param == "redis":
+        url = request.getfixturevalue("redis").url
+        store = Store(StoreConfig(url, 2.0, "open", "test"), clock=lambda: 0.0)
+        monkeypatch.setattr(Limited, "store", store)
+        yield "redis"
+        io_loop.run_sync(store.aclose)
+    else:
+        yield "memory"
 
 
 def limit(**limits):
@@ -121,7 +141,7 @@ async def test_calls_in_flight_give_their_place_back():
     first, _ = await limited.call(), await limited.call()
     error = await limited.refused()
     assert (error.code, error.retry_after_s) == ("rate_limited", 1)
-    limited.settle(first)
+    await limited.settle(first)
     await limited.call()
     await limited.refused()
 
@@ -129,8 +149,8 @@ async def test_calls_in_flight_give_their_place_back():
 async def test_a_settled_call_is_settled_once():
     limited = Limited(ip=limit(in_flight=2))
     first, _ = await limited.call(), await limited.call()
-    limited.settle(first)
-    limited.settle(first)
+    await limited.settle(first)
+    await limited.settle(first)
     await limited.call()
     await limited.refused()
 
@@ -139,14 +159,14 @@ async def test_what_was_not_used_is_given_back_to_its_minute():
     limited = Limited(caller=limit(tokens_per_minute=100))
     call = await limited.call(tokens=10, max_tokens=90)
     await limited.refused(tokens=1)
-    limited.settle(call, prompt=10, answer=20)
+    await limited.settle(call, prompt=10, answer=20)
     await limited.call(tokens=70)
     await limited.refused(tokens=1)
 
 
 async def test_what_was_used_beyond_the_reservation_is_charged():
     limited = Limited(caller=limit(tokens_per_minute=100))
-    limited.settle(await limited.call(tokens=10), prompt=15, answer=80)
+    await limited.settle(await limited.call(tokens=10), prompt=15, answer=80)
     await limited.refused(tokens=6)
     await limited.call(tokens=5)
 
@@ -156,7 +176,7 @@ async def test_a_settlement_of_the_last_minute_corrects_the_last_minute():
     call = await limited.call(tokens=100)
     limited.now += 90  # half of the last minute still counts
     await limited.refused(tokens=51)
-    limited.settle(call)
+    await limited.settle(call)
     await limited.call(tokens=100)
 
 
@@ -164,7 +184,7 @@ async def test_a_settlement_after_its_window_changes_nothing():
     limited = Limited(caller=limit(tokens_per_minute=100))
     call = await limited.call(tokens=100)
     limited.now += 180
-    limited.settle(call)
+    await limited.settle(call)
     await limited.call(tokens=100)
     await limited.refused(tokens=1)
 
@@ -220,10 +240,62 @@ async def test_the_headers_tell_the_policies_and_what_is_left_of_the_scarcest():
     }
 
 
-async def test_counts_of_long_ago_do_not_stay_for_ever(monkeypatch):
+async def test_counts_of_long_ago_do_not_stay_for_ever(monkeypatch, counted_in):
+    if counted_in == "redis":
+        pytest.skip("Redis drops them by itself")
     monkeypatch.setattr("guards.counters._MAX_COUNTERS", 50)
     limited = Limited(ip=limit(requests_per_minute=1))
     for n in range(500):
         await limited.call(address=f"2001:db8:{n:x}::/64")
     assert len(limited.limits._memory._windows) == 50
     await limited.refused(address="2001:db8:1f3::/64")
+
+
+async def test_two_processes_share_one_limit(counted_in):
+    if counted_in == "memory":
+        pytest.skip("memory is one process's")
+    one, other = (Limited(caller=limit(requests_per_minute=10, in_flight=7)) for _ in range(2))
+    other.made = 1000  # request ids differ
+    results = await asyncio.gather(
+        *(each.call() for each in (one, other) * 10), return_exceptions=True
+    )
+    calls = [result for result in results if isinstance(result, Call)]
+    assert len(calls) == 7
+    for call in calls:
+        await (one if int(call.request_id[5:]) < 1000 else other).settle(call)
+    results = await asyncio.gather(
+        *(each.call() for each in (one, other) * 10), return_exceptions=True
+    )
+    assert sum(isinstance(result, Call) for result in results) == 3
+
+
+async def test_counts_in_redis_end_by_themselves(counted_in, redis):
+    if counted_in == "memory":
+        pytest.skip("there is no Redis")
+    limited = Limited(caller=limit(requests_per_minute=10, tokens_per_day=100, in_flight=7))
+    await limited.call()
+    script = """
+        local least = 1e9
+        for _, key in ipairs(redis.call('KEYS', '*')) do
+          least = math.min(least, redis.call('PTTL', key))
+        end
+        return least"""
+    assert await limited.store.run(script, [], []) > 0
+
+
+async def test_without_redis_each_process_counts_for_itself(counted_in, redis):
+    limited = Limited(caller=limit(requests_per_minute=2))
+    redis.kill()
+    for _ in range(2):
+        await limited.settle(await limited.call())
+    await limited.refused()
+
+
+async def test_closed_means_no_call_without_redis(counted_in, redis):
+    if counted_in == "memory":
+        pytest.skip("there is no Redis")
+    limited = Limited(caller=limit(requests_per_minute=2))
+    limited.limits._fail_open = False
+    redis.kill()
+    error = await limited.refused()
+    assert (error.code, error.reason) == ("overloaded", "store_down")
