@@ -1,0 +1,168 @@
+"""Keys: made, listed, revoked, and held against their hashes."""
+
+import stat
+
+import pytest
+
+from config import LimitConfig
+from errors import CallError, ConfigError
+from guards import keys
+
+DEFAULTS = LimitConfig(60, 1000, 0, 0, 10)
+TODAY = "2026-11-24"
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "keys.ini"
+
+
+def ring(path, clock=None):
+    return keys.KeyRing(path, DEFAULTS, clock=clock or Clock())
+
+
+async def reason(ring, authorization):
+    with pytest.raises(CallError) as caught:
+        await ring.authenticate(authorization)
+    assert caught.value.code == "unauthenticated"
+    return caught.value.reason
+
+
+async def test_a_key_that_was_added_lets_in(path):
+    key, section = keys.add(path, "mobile-app", TODAY)
+    assert key.startswith("sluice_")
+    assert len(key) == 50
+    assert key not in path.read_text()
+    assert section in path.read_text()
+    caller = await ring(path).authenticate(f"Bearer {key}")
+    assert (caller.name, caller.limits, caller.models) == ("mobile-app", None, ())
+
+
+async def test_the_scheme_may_be_written_in_any_case(path):
+    key, _ = keys.add(path, "a", TODAY)
+    assert (await ring(path).authenticate(f"bEARER {key}")).name == "a"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "told"),
+    [
+        (None, "missing"),
+        ("", "malformed"),
+        ("Bearer", "malformed"),
+        ("Bearer ", "malformed"),
+        ("Basic YTpi", "malformed"),
+        ("Bearer a b", "malformed"),
+        ("Bearer käse", "malformed"),
+        ("Bearer " + "a" * 8001, "malformed"),
+        ("Bearer " + "a" * 8000, "unknown_key"),
+        ("Bearer wrong", "unknown_key"),
+    ],
+)
+async def test_anything_else_does_not(path, authorization, told):
+    keys.add(path, "a", TODAY)
+    assert await reason(ring(path), authorization) == told
+
+
+def test_two_keys_are_never_the_same(path):
+    assert len({keys.add(path, f"k{n}", TODAY)[0] for n in range(50)}) == 50
+
+
+async def test_a_section_may_set_limits_and_models(path):
+    key, _ = keys.add(path, "a", TODAY)
+    path.write_text(path.read_text() + "requests_per_minute = 5\nmodels = gpt-4o, gpt-4.1\n")
+    caller = await ring(path).authenticate(f"Bearer {key}")
+    assert caller.limits == LimitConfig(5, 1000, 0, 0, 10)
+    assert caller.models == ("gpt-4o", "gpt-4.1")
+
+
+async def test_a_revoked_key_stops_within_a_second(path):
+    clock = Clock()
+    key, _ = keys.add(path, "a", TODAY)
+    keys.add(path, "b", TODAY)
+    server = ring(path, clock)
+    await server.authenticate(f"Bearer {key}")
+    keys.revoke(path, "a")
+    clock.now += 1
+    assert await reason(server, f"Bearer {key}") == "unknown_key"
+
+
+async def test_a_new_key_works_without_a_restart(path):
+    clock = Clock()
+    keys.add(path, "a", TODAY)
+    server = ring(path, clock)
+    key, _ = keys.add(path, "b", TODAY)
+    clock.now += 1
+    assert (await server.authenticate(f"Bearer {key}")).name == "b"
+
+
+async def test_a_file_that_has_become_bad_keeps_the_old_keys(path, caplog):
+    clock = Clock()
+    key, _ = keys.add(path, "a", TODAY)
+    server = ring(path, clock)
+    path.write_text("[a\n")
+    for _ in range(3):
+        clock.now += 1
+        assert (await server.authenticate(f"Bearer {key}")).name == "a"
+    assert [record.msg for record in caplog.records] == ["keys_file_bad"]
+
+
+def test_revoking_leaves_every_other_line_as_it_was(path):
+    path.write_text("# ours\n\n")
+    keys.add(path, "a", TODAY)
+    before = path.read_text()
+    keys.add(path, "b", TODAY)
+    path.write_text(path.read_text() + "# of b\nmodels = x\n[c]\n# of c\nsha256 = " + "0" * 64)
+    keys.revoke(path, "b")
+    assert path.read_text() == before + "\n[c]\n# of c\nsha256 = " + "0" * 64
+    assert keys.names(path) == ["a", "c"]
+    assert stat.S_ISREG(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("name", ["", "A", "a b", "a]", "-a", "ä", "a" * 65, "../a"])
+def test_a_name_is_a_plain_word(path, name):
+    with pytest.raises(ConfigError, match="cannot name a key"):
+        keys.add(path, name, TODAY)
+
+
+def test_a_name_is_given_once_and_only_what_is_there_can_go(path):
+    keys.add(path, "a", TODAY)
+    with pytest.raises(ConfigError, match="there is a key a already"):
+        keys.add(path, "a", TODAY)
+    with pytest.raises(ConfigError, match="there is no key b"):
+        keys.revoke(path, "b")
+
+
+HASH = f"sha256 = {'1' * 64}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "holds no keys; python server.py keys add NAME makes one"),
+        ("[a\n", "is not a valid ini file: line 1"),
+        ("sha256 = 1\n", "is not a valid ini file: line 1"),
+        ("[a]\n", r"\[a\] sha256: must be 64 hexadecimal digits"),
+        ("[a]\nsha256 = secret\n", r"\[a\] sha256: must be 64 hexadecimal digits$"),
+        (f"[a]\n{HASH}[b]\n{HASH}", r"\[b\] sha256: is another section's, too"),
+        (f"[a]\n{HASH}speed = 1\n", r"\[a\] speed: unknown; known are models, requests_per"),
+        (f"[a]\n{HASH}in_flight = many\n", r"\[a\] in_flight: must be a number from 0"),
+        (f"[a]\n{HASH}usd_per_day = nan\n", r"\[a\] usd_per_day: must be a number from 0"),
+        (f"[a]\n{HASH}in_flight = -1\n", r"\[a\] in_flight: must be a number from 0"),
+    ],
+)
+def test_a_fault_in_the_file_stops_the_start_with_its_place(path, text, told):
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=told):
+        ring(path)
+
+
+def test_a_missing_file_says_how_to_make_it(path):
+    with pytest.raises(ConfigError, match="keys add NAME makes it"):
+        ring(path)
