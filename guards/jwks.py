@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jwt import PyJWK
-from jwt.exceptions import PyJWKError
+from jwt.exceptions import PyJWTError
 from tornado.httpclient import AsyncHTTPClient
 
 from errors import CallError
@@ -129,6 +129,6 @@ class KeySet:
                 continue
             try:
                 keys.append((document.get("kid"), PyJWK(document, self._algorithm)))
-            except PyJWKError:
+            except (PyJWTError, KeyError, TypeError, ValueError):
                 continue  # one that cannot be read does not spoil the others
         return keys
