@@ -1,6 +1,7 @@
 # make run    set up, then serve on http://127.0.0.1:8000
 # make test   set up, then lint, type check and test
 # make bench  set up, then measure against Express (needs node and npm for that row)
+# make pii      print precision and recall of redaction
 # make lock   write requirements*.txt anew from pyproject.toml
 # make cassettes  record the failure cassettes anew
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test bench lock cassettes clean
+.PHONY: run test bench pii lock cassettes clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/runtime.stamp
@@ -26,6 +27,9 @@ test: $(VENV)/dev.stamp
 
 bench: $(VENV)/runtime.stamp
 	@$(BIN)/python bench/run.py
+
+pii: $(VENV)/dev.stamp
+	@$(BIN)/python tests/pii_report.py
 
 cassettes: $(VENV)/runtime.stamp
 	@$(BIN)/python cassettes/record_failures.py
