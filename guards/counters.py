@@ -68,12 +68,9 @@ class Charge(NamedTuple):
     """What one call takes from one counter."""
 
     limit: Limit
-    subject: str
+    key: str
+    """The counter's name."""
     amount: int
-
-    @property
-    def key(self) -> str:
-        return f"{self.limit.scope}:{self.limit.name}:{self.subject}"
 
 
 class Count(NamedTuple):
@@ -81,6 +78,10 @@ class Count(NamedTuple):
 
     current: int
     previous: int
+
+
+_NOTHING: Final = Count(0, 0)
+_NEVER: Final = (-1, _NOTHING)
 
 
 class Taken(NamedTuple):
@@ -113,45 +114,34 @@ class MemoryCounters:
         self._windows: dict[str, tuple[int, Count]] = {}
 
     async def take(self, charges: Sequence[Charge], now: float, lease: str) -> Taken:
-        counts = [self._count(charge, now) for charge in charges]
-        granted = all(
-            charge.limit.used(count, now) + charge.amount <= charge.limit.maximum
-            for charge, count in zip(charges, counts, strict=True)
-        )
+        counts, granted = [], True
+        for limit, key, amount in charges:
+            count = self._count(limit, key, now)
+            counts.append(count)
+            granted = granted and limit.used(count, now) + amount <= limit.maximum
         if granted:
-            for charge, count in zip(charges, counts, strict=True):
-                self._put(charge, now, count._replace(current=count.current + charge.amount))
+            for (limit, key, amount), (current, previous) in zip(charges, counts, strict=True):
+                self._windows.pop(key, None)  # to the end: the first are the oldest
+                self._windows[key] = _window(limit, now), Count(current + amount, previous)
+            while len(self._windows) > _MAX_COUNTERS:
+                del self._windows[next(iter(self._windows))]
         return Taken(granted, counts)
 
     def correct(self, charges: Sequence[Charge], now: float, lease: str) -> None:
-        for charge in charges:
-            key = charge.key
-            window, count = self._windows.get(key, (-1, Count(0, 0)))
-            shift = window - _window(charge.limit, now)
+        for limit, key, amount in charges:
+            window, (current, previous) = self._windows.get(key, _NEVER)
+            shift = window - _window(limit, now)
             if shift == 0:
-                count = count._replace(current=count.current + charge.amount)
+                self._windows[key] = window, Count(current + amount, previous)
             elif shift == 1:
-                count = count._replace(previous=count.previous + charge.amount)
-            else:
-                continue  # the window is over
-            self._windows[key] = window, count
+                self._windows[key] = window, Count(current, previous + amount)
 
-    def _count(self, charge: Charge, now: float) -> Count:
-        window, count = self._windows.get(charge.key, (0, Count(0, 0)))
-        match _window(charge.limit, now) - window:
-            case 0:
-                return count
-            case 1:
-                return Count(0, count.current)
-            case _:
-                return Count(0, 0)
-
-    def _put(self, charge: Charge, now: float, count: Count) -> None:
-        key = charge.key
-        self._windows.pop(key, None)  # to the end: the first are the oldest
-        self._windows[key] = _window(charge.limit, now), count
-        if len(self._windows) > _MAX_COUNTERS:
-            del self._windows[next(iter(self._windows))]
+    def _count(self, limit: Limit, key: str, now: float) -> Count:
+        window, count = self._windows.get(key, _NEVER)
+        shift = _window(limit, now) - window
+        if shift == 0:
+            return count
+        return Count(0, count.current) if shift == 1 else _NOTHING
 
 
 def _window(limit: Limit, now: float) -> int:

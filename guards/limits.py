@@ -96,7 +96,7 @@ class Limits:
         """
         amounts = self._amounts(call.model, call.prompt_tokens, call.max_tokens, in_flight=1)
         charges = [
-            Charge(limit, subject, amounts[limit.name])
+            Charge(limit, f"{limit.scope}:{limit.name}:{subject}", amounts[limit.name])
             for limits, subject in self._subjects(call)
             for limit in limits
         ]
@@ -123,9 +123,9 @@ class Limits:
         used = self._amounts(call.model, *call.charged_tokens(), in_flight=0)
         reservation.counters.correct(
             [
-                charge._replace(amount=used[charge.limit.name] - charge.amount)
-                for charge in reservation.charges
-                if charge.limit.name != "requests_per_minute"
+                Charge(limit, key, used[limit.name] - amount)
+                for limit, key, amount in reservation.charges
+                if limit.name != "requests_per_minute"
             ],
             reservation.at,
             call.request_id,
@@ -171,24 +171,20 @@ def limits_of(scope: str, config: LimitConfig) -> tuple[Limit, ...]:
 
 def _headers(standing: Standing, now: float, granted: bool) -> dict[str, str]:
     """The policies of caller and address, and how the one stands that is nearest to its end."""
-    told = [
-        (charge, count)
-        for charge, count in standing
-        if charge.limit.scope != "total" and charge.limit.name.startswith(("requests", "tokens"))
-    ]
-    if not told:
+    told: list[Limit] = []
+    scarcest, least_left, least_share = None, 0.0, 2.0
+    for (limit, _, amount), count in standing:
+        if limit.scope != "total" and limit.name.startswith(("requests", "tokens")):
+            told.append(limit)
+            left = limit.maximum - limit.used(count, now) - amount * granted
+            if left / limit.maximum < least_share:
+                scarcest, least_left, least_share = limit, left, left / limit.maximum
+    if scarcest is None:
         return {}
-
-    def left(charge: Charge, count: Count) -> float:
-        taken = charge.limit.used(count, now) + charge.amount * granted
-        return max(0.0, charge.limit.maximum - taken)
-
-    charge, count = min(told, key=lambda each: left(*each) / each[0].limit.maximum)
-    limit = charge.limit
-    reset_s = math.ceil(limit.window_s - now % limit.window_s)
+    reset_s = math.ceil(scarcest.window_s - now % scarcest.window_s)
     return {
-        "RateLimit-Policy": _policy(tuple(charge.limit for charge, _ in told)),
-        "RateLimit": f'"{_title(limit)}";r={int(left(charge, count))};t={reset_s}',
+        "RateLimit-Policy": _policy(tuple(told)),
+        "RateLimit": f'"{_title(scarcest)}";r={max(0, int(least_left))};t={reset_s}',
     }
 
 
@@ -197,6 +193,7 @@ def _policy(limits: tuple[Limit, ...]) -> str:
     return ", ".join(f'"{_title(limit)}";q={limit.maximum};w={limit.window_s}' for limit in limits)
 
 
+@lru_cache(maxsize=1024)
 def _title(limit: Limit) -> str:
     return f"{limit.scope}-{limit.name}".replace("_", "-")
 

@@ -74,10 +74,11 @@ class ChatHandler(ChatRequestHandler, StreamHandler):
         try:
             call.address = self.client_address()
             call.caller = await gate.auth.authenticate(self.single_header("Authorization"))
-            digest = sha256(self.body)
+            key = self._idempotency_key()
+            body = sha256(self.body).digest() if key else b""
             self.read_request(call)
             gate.admission.enter(call)
-            if not await self._answered_before(call, digest.digest()):
+            if key is None or not await self._answered_before(call, key, body):
                 await self._answer(call, await gate.admit(call))
             await self.bounded_finish()
             return None
@@ -89,11 +90,12 @@ class ChatHandler(ChatRequestHandler, StreamHandler):
         await self._tell(call, failure)
         return failure
 
-    async def _answered_before(self, call: Call, body: bytes) -> bool:
-        """Whether another request with this Idempotency-Key had the answer; then it is given."""
+    def _idempotency_key(self) -> str | None:
         key = key_of(self.single_header("Idempotency-Key"))
-        if key is None or not self.config.idempotency.max_entries:
-            return False
+        return key if self.config.idempotency.max_entries else None
+
+    async def _answered_before(self, call: Call, key: str, body: bytes) -> bool:
+        """Whether another request with this key had the answer; then it is given."""
         whose = call.address if call.caller is ANONYMOUS else call.caller.name
         longest_s = self.config.provider.deadline_s + self.config.provider.stream_s
         fingerprint = body + (b"stream" if call.stream else b"whole")
