@@ -125,4 +125,7 @@ def _table(model: str) -> str | None:
 
 @cache
 def _encoding(name: str) -> tiktoken.Encoding:
-    return tiktoken.get_encoding(name)
+    encoding = tiktoken.get_encoding(name)
+    # It has told Rust all of this table, and keeps it for what we never ask: 30 MB.
+    encoding._mergeable_ranks.clear()
+    return encoding
