@@ -13,7 +13,7 @@ Rules of this module:
 
 import ipaddress
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -206,6 +206,8 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
         values[section][key] = path.parent / values[section][key]
     config = Config(**{f.name: f.type(**values[f.name]) for f in fields(Config)})  # type: ignore[operator]
     _check_exposure(config, on_platform="DYNO" in environ)
+    if "DYNO" in environ:
+        _check_routers(config)
     default_url = SCHEMA["properties"]["provider"]["properties"]["base_url"]["default"]
     if config.provider.base_url != default_url and not config.provider.api_key:
         # Replaying recorded answers here would be a surprise, and so would a 401.
@@ -249,6 +251,15 @@ def _check_exposure(config: Config, *, on_platform: bool) -> None:
         raise ConfigError(
             f"[auth] mode = none: listens on loopback only, not {where}; "
             "set SLUICE_AUTH_MODE=keys or jwt, or SLUICE_AUTH_MODE=public to let everyone in"
+        )
+
+
+def _check_routers(config: Config) -> None:
+    """Behind a router that is not named, everybody has its address, and one limit."""
+    if not config.server.trusted_hops and any(asdict(config.limit_ip).values()):
+        raise ConfigError(
+            "[server] trusted_hops = 0: on this platform all clients come through a router; "
+            "set SLUICE_SERVER_TRUSTED_HOPS=1"
         )
 
 

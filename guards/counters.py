@@ -100,7 +100,7 @@ class Counters(Protocol):
 
         Args:
             now: seconds since the epoch.
-            lease: name of the call, for its places in flight.
+            lease: a name of these charges alone, for the places in flight.
         """
 
     def correct(self, charges: Sequence[Charge], now: float, lease: str) -> None:

@@ -15,9 +15,11 @@ Rules of this module:
 """
 
 import math
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from operator import itemgetter
 from typing import Final
 
@@ -52,10 +54,11 @@ Standing = list[tuple[Charge, Count]]
 
 @dataclass(slots=True)
 class Reservation:
-    """What one call has taken, at which second since the epoch, and from where."""
+    """What one call has taken, at which second since the epoch, under which name, from where."""
 
     charges: list[Charge]
     at: float
+    lease: str
     counters: Counters
 
 
@@ -85,6 +88,8 @@ class Limits:
         lease_s = config.provider.deadline_s + config.provider.stream_s
         self._shared = RedisCounters(store, lease_s) if store else None
         self._fail_open = store is None or store.fail_open
+        self._process = uuid.uuid4().hex
+        self._numbers = count()
         self._reservations: dict[Call, Reservation] = {}
 
     async def reserve(self, call: Call) -> None:
@@ -100,20 +105,21 @@ class Limits:
             for limits, subject in self._subjects(call)
             for limit in limits
         ]
-        now = self._clock()
+        # Not the request's id: a client may choose that, and choose the same twice.
+        now, lease = self._clock(), f"{self._process}-{next(self._numbers)}"
         counters: Counters = self._shared or self._memory
         try:
-            taken = await counters.take(charges, now, call.request_id)
+            taken = await counters.take(charges, now, lease)
         except StoreDown:
             if not self._fail_open:
                 raise CallError("overloaded", "store_down", retry_after_s=1) from None
             counters = self._memory
-            taken = await counters.take(charges, now, call.request_id)
+            taken = await counters.take(charges, now, lease)
         standing = list(zip(charges, taken.counts, strict=True))
         call.reply_headers |= _headers(standing, now, taken.granted)
         if not taken.granted:
             raise _refusal(standing, now)
-        self._reservations[call] = Reservation(charges, now, counters)
+        self._reservations[call] = Reservation(charges, now, lease, counters)
 
     def settle(self, call: Call) -> None:
         """Charge what was used instead of what was reserved. Only the first time counts."""
@@ -128,7 +134,7 @@ class Limits:
                 if limit.name != "requests_per_minute"
             ],
             reservation.at,
-            call.request_id,
+            reservation.lease,
         )
 
     async def aclose(self) -> None:

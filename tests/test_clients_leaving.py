@@ -20,6 +20,7 @@ from upstream import (
     good,
     ok,
     silence,
+    usage_of,
 )
 
 STREAM = {**HELLO, "stream": True}
@@ -223,7 +224,7 @@ async def test_a_client_that_does_not_read_its_json_is_closed(
     sluice: StartSluice, upstream: Upstream
 ) -> None:
     most = 30_000_000
-    upstream.will(ok("x" * most))
+    upstream.will(ok("x" * most, usage=usage_of()))
     server = await sluice(provider_max_response_bytes=2 * most, server_flush_timeout_s=0.2)
     loop = asyncio.get_running_loop()
     with socket.socket() as client:

@@ -1,10 +1,25 @@
 """The guards on the route: who gets in, what is charged, and what leaves."""
 
+import asyncio
 import json
 
 import pytest
-from conftest import HELLO, Sluice, StartSluice, assert_valid
-from upstream import Upstream, answer_stream, delta, ok, role, stream, usage_of
+from conftest import HELLO, Sluice, StartSluice, assert_valid, chat
+from upstream import (
+    DONE,
+    Exchange,
+    Upstream,
+    after_content,
+    answer_stream,
+    delta,
+    finish,
+    held,
+    ok,
+    role,
+    silence,
+    stream,
+    usage_of,
+)
 
 from guards import keys
 
@@ -349,3 +364,74 @@ async def test_a_malformed_key_is_refused(sluice: StartSluice, upstream: Upstrea
     for value in ("", "a" * 256, '"', "a b"):
         await refused(server, upstream, 400, "invalid_request", ("Idempotency-Key", value))
     await refused(server, upstream, 400, "invalid_request", KEY, KEY)
+
+
+async def test_a_second_request_joins_the_call_in_flight(
+    sluice: StartSluice, upstream: Upstream
+) -> None:
+    go = asyncio.Event()
+    upstream.will(held(go, ok("Hi there")))
+    server = await sluice()
+    first = await server.send(chat(HELLO, KEY))
+    await upstream.request()
+    second = await server.send(chat(HELLO, KEY))
+    await followed(server)
+
+    go.set()
+
+    replies = [await client.reply() for client in (first, second)]
+    assert [reply.json["text"] for reply in replies] == ["Hi there"] * 2
+    assert len(upstream.requests) == 1
+
+
+async def test_a_stream_goes_on_for_those_who_joined(
+    sluice: StartSluice, upstream: Upstream
+) -> None:
+    go = asyncio.Event()
+
+    async def step(exchange: Exchange) -> None:
+        await exchange.stream_head()
+        await exchange.chunk(delta("Hi"))
+        await go.wait()
+        await exchange.chunk(delta(" there"), finish(), DONE)
+        await exchange.chunk()
+
+    upstream.will(step)
+    server = await sluice()
+    first = await server.send(chat({**HELLO, "stream": True}, KEY))
+    await first.head()
+    await first.until(b"Hi")
+    second = await server.send(chat({**HELLO, "stream": True}, KEY))
+    await second.head()
+    await second.until(b"Hi")
+
+    first.fin()
+    await followed(server)
+    go.set()
+
+    assert b" there" in await second.body()
+    await server.calls.wait(2)
+    assert {record.code for record in server.calls.records} == {"completed"}
+
+
+async def test_when_all_have_left_the_call_ends(sluice: StartSluice, upstream: Upstream) -> None:
+    upstream.will(after_content(silence))
+    server = await sluice()
+    clients = [await server.send(chat({**HELLO, "stream": True}, KEY)) for _ in range(2)]
+    for client in clients:
+        await client.head()
+
+    for client in clients:
+        client.fin()
+
+    await upstream.exchanges[0].closed.wait()
+    await server.calls.wait(2)
+    assert {record.code for record in server.calls.records} == {"client_gone"}
+    await server.at_rest()
+
+
+async def followed(server: Sluice) -> None:
+    """Wait until one request follows another's."""
+    [(recording, _)] = server.gate.replies._recordings.values()
+    while recording.followers != 1:  # noqa: ASYNC110  it is no event of the server's
+        await asyncio.sleep(0)

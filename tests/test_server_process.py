@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import HELLO, KEY, ROOT, Client, Reply, assert_valid, chat, encoded
+from redis_server import RedisServer
 from tornado.ioloop import IOLoop
 from upstream import (
     DONE,
@@ -425,3 +426,86 @@ async def test_an_unknown_command_is_exit_code_2() -> None:
 
     assert code == 2
     assert "usage:" in errors
+
+
+def keyed(key: str) -> bytes:
+    return chat(HELLO, ("Authorization", f"Bearer {key}"))
+
+
+async def test_two_processes_share_limits_and_go_on_without_redis(
+    start: Start, cassettes: Path, redis: RedisServer, tmp_path: Path
+) -> None:
+    shared = {
+        "REDIS_URL": redis.url,
+        "SLUICE_LIMIT_IP_TOKENS_PER_DAY": "1000",
+        "SLUICE_LIMIT_TOTAL_USD_PER_DAY": "0",
+        "SLUICE_REPLAY_CASSETTES": str(cassettes),
+    }
+    one, other = await start(**shared), await start(**shared)
+    body = chat({**HELLO, "maxTokens": 970})
+
+    async def held_tokens(process: Process) -> int:
+        """Tokens of the day that are taken; a call gives back what it did not use."""
+        reply = await process.ask(chat({**HELLO, "maxTokens": 1}))
+        assert reply.status == 200, reply
+        return 1000 - int(reply.headers["ratelimit"].partition("r=")[2].partition(";")[0])
+
+    before = await held_tokens(one)
+    assert await held_tokens(other) > before
+    assert {(await process.ask(body)).status for process in (one, other) * 2} == {429}
+
+    redis.kill()
+    assert (await one.ask(body)).status == 200
+    assert (await one.line("store_down"))["reason"] == "connection"
+    ready = await one.ask(encoded("GET", "/readyz"))
+    assert (ready.status, ready.json["store"]) == (200, "down")
+
+
+async def test_without_redis_and_closed_nobody_gets_in(
+    start: Start, cassettes: Path, redis: RedisServer
+) -> None:
+    server = await start(
+        REDIS_URL=redis.url,
+        SLUICE_STORE_ON_FAILURE="closed",
+        SLUICE_REPLAY_CASSETTES=str(cassettes),
+    )
+    assert (await server.ask(chat())).status == 200
+    redis.kill()
+    (await server.ask(chat())).assert_error(503, "overloaded")
+    ready = await server.ask(encoded("GET", "/readyz"))
+    assert (ready.status, ready.json["status"]) == (503, "store_down")
+    assert_valid(ready.json, "health.json")
+
+
+async def test_keys_are_added_listed_used_and_revoked(
+    start: Start, cassettes: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.ini"
+    variables = {"SLUICE_AUTH_KEYS_FILE": str(file), "SLUICE_REPLAY_CASSETTES": str(cassettes)}
+    variables |= {
+        f"SLUICE_LIMIT_{scope}_{name}_PER_MINUTE": "0"
+        for scope in ("IP", "CALLER")
+        for name in ("REQUESTS", "TOKENS")
+    }
+    code, told, _ = await finished("keys", "add", "web", **variables)
+    key = told.partition("\n")[0]
+    assert (code, key[:7], key in file.read_text()) == (0, "sluice_", False)
+    await finished("keys", "add", "app", **variables)
+    assert (await finished("keys", "list", **variables))[:2] == (0, "web\napp\n")
+
+    server = await start(SLUICE_AUTH_MODE="keys", **variables)
+    assert (await server.ask(keyed(key))).status == 200
+    assert (await server.line("call"))["caller"] == "web"
+    assert (await finished("keys", "revoke", "web", **variables))[0] == 0
+    while (await server.ask(keyed(key))).status == 200:
+        pass  # for a second at most
+    (await server.ask(keyed(key))).assert_error(401, "unauthenticated")
+
+
+async def test_a_mode_without_its_keys_does_not_start(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.ini")
+    code, _, told = await finished("serve", SLUICE_AUTH_MODE="keys", SLUICE_AUTH_KEYS_FILE=missing)
+    assert code == 1
+    assert "keys add NAME makes it" in told
+    code, _, told = await finished("serve", SLUICE_AUTH_MODE="jwt")
+    assert (code, "SLUICE_AUTH_JWT_SECRET" in told) == (1, True)
