@@ -44,6 +44,10 @@ _CODE_OF_STATUS: Final = {
     405: "method_not_allowed",
 }
 
+_FOREIGN_ORIGIN: Final = (
+    "Pages of this origin may not call; [browser] allowed_origins lists who may"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -164,7 +168,8 @@ class BaseHandler(BrowserHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]
         if not isinstance(error, CallError):
-            error = CallError(_CODE_OF_STATUS.get(status_code, "internal"))
+            text = _FOREIGN_ORIGIN if status_code == 403 else None
+            error = CallError(_CODE_OF_STATUS.get(status_code, "internal"), text=text)
         self.answer_error(error)
 
     def log_exception(

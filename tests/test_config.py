@@ -121,6 +121,11 @@ def test_a_fault_is_one_line(tmp_path, text, told):
         ({"PORT": "http"}, "PORT = 'http': must be a whole number"),
         ({"OPENAI_BASE_URL": f"http://me:{CANARY}@host"}, "OPENAI_BASE_URL: must be an http"),
         ({"DYNO": "web.1"}, "loopback only, not on this platform"),
+        ({"DYNO": "web.1", "SLUICE_AUTH_MODE": "public"}, "set SLUICE_SERVER_TRUSTED_HOPS=1"),
+        ({"REDIS_URL": f"http://me:{CANARY}@host"}, "REDIS_URL: must be an address like redis"),
+        ({"SLUICE_BROWSER_XSRF": "maybe"}, "must be true or false"),
+        ({"SLUICE_BROWSER_ALLOWED_ORIGINS": "example.com"}, "must be origins like https://app"),
+        ({"SLUICE_REDACTION_CARD": "hide"}, "must be one of redact, restore, block, off"),
     ],
 )
 def test_a_fault_in_the_environment_is_one_line(tmp_path, environ, told):
@@ -169,4 +174,5 @@ def test_each_variable_of_the_example_exists():
     ]
     known = {f"SLUICE_{section}_{key}".upper() for section, key in SETTINGS}
     assert names
-    assert set(names) <= known | {"PORT", "OPENAI_API_KEY", "OPENAI_BASE_URL"}
+    own = {"PORT", "OPENAI_API_KEY", "OPENAI_BASE_URL", "REDIS_URL", "SLUICE_AUTH_JWT_SECRET"}
+    assert set(names) <= known | own
