@@ -14,12 +14,12 @@ Rules of this module:
 - With Redis down, `fail_open` counts in this process alone; otherwise the call is refused.
 """
 
+import itertools
 import math
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count
 from operator import itemgetter
 from typing import Final
 
@@ -89,7 +89,7 @@ class Limits:
         self._shared = RedisCounters(store, lease_s) if store else None
         self._fail_open = store is None or store.fail_open
         self._process = uuid.uuid4().hex
-        self._numbers = count()
+        self._numbers = itertools.count()
         self._reservations: dict[Call, Reservation] = {}
 
     async def reserve(self, call: Call) -> None:
