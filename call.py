@@ -90,11 +90,12 @@ class Call:
 
     def charged_tokens(self) -> tuple[int, int]:
         """Prompt and answer tokens that this call has cost: as the provider says, else by our
-        own count. An attempt that failed outright cost nothing; one that was given up, or cut,
-        is billed for what it was asked and what it said."""
+        own count. An attempt that failed outright cost nothing; one that was given up is billed
+        for what it was asked, and for what it said."""
         if self.usage:
             return self.usage.prompt_tokens, self.usage.completion_tokens
-        given_up = self.attempts > 0 and self.ended_by is not None
+        late = self.code == "deadline_exceeded"
+        given_up = self.attempts > 0 and (late or self.ended_by is not None)
         if given_up or self.code == "completed" or self.answer_tokens:
             return self.prompt_tokens, self.answer_tokens
         return 0, 0

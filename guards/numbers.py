@@ -8,10 +8,12 @@ shape is enough: such a text is no letter, and too much hidden is better than to
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import phonenumbers
 from stdnum import iban, luhn
+
+T = TypeVar("T")
 
 Span = tuple[int, int]
 """From and to, as a slice."""
@@ -48,11 +50,11 @@ _LEAST_IBAN: Final = 15
 _MOST_PHONES: Final = 100
 
 
-def bounded(check: Callable[[str], bool], most: int = 1000) -> Callable[[str], bool]:
+def bounded(check: Callable[[T], bool], most: int = 1000) -> Callable[[T], bool]:
     """The check, which says yes unseen after it was made so often."""
     left = most
 
-    def checked(value: str) -> bool:
+    def checked(value: T) -> bool:
         nonlocal left
         left -= 1
         return left < 0 or check(value)

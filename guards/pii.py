@@ -98,34 +98,31 @@ def _emails(text: str) -> Iterator[Span]:
 def _addresses(text: str) -> Iterator[Span]:
     if _DOTTED.search(text):
         is_ipv4 = bounded(_is_ipv4)
-        for match in _IPV4.finditer(text):
-            before = text[max(0, match.start() - _BEFORE) : match.start()]
-            if is_ipv4(match[0]) and not _VERSION.search(before):
-                yield match.span()
+        yield from (match.span() for match in _IPV4.finditer(text) if is_ipv4(match))
     if _COLONS.search(text):
         is_ipv6 = bounded(_is_ipv6)
-        for match in _IPV6.finditer(text):
-            if is_ipv6(match[0]):
-                yield match.span()
+        yield from (match.span() for match in _IPV6.finditer(text) if is_ipv6(match))
 
 
-def _is_ipv4(text: str) -> bool:
+def _is_ipv4(match: re.Match[str]) -> bool:
+    """Whether it is somebody's, and no version."""
     try:
-        address = IPv4Address(text)
+        address = IPv4Address(match[0])
     except AddressValueError:
         return False
-    # Nobody's: this host, masks, and what is told of no one.
-    return not (address.is_loopback or address.packed[0] in (0, 255))
+    if address.is_loopback or address.packed[0] in (0, 255):  # this host, all hosts, masks
+        return False
+    return not _VERSION.search(match.string[max(0, match.start() - _BEFORE) : match.start()])
 
 
-def _is_ipv6(text: str) -> bool:
+def _is_ipv6(match: re.Match[str]) -> bool:
     """Whether it is one, and not `std::max` or a time of day."""
-    groups = [group for group in text.split(":") if group]
-    if len(groups) < 2 or not any(c.isdigit() for c in text):
+    groups = [group for group in match[0].split(":") if group]
+    if len(groups) < 2 or not any(c.isdigit() for c in match[0]):
         return False
     if len(groups) == 2 and len(groups[0]) < 4:
         return False
     try:
-        return not IPv6Address(text).is_loopback
+        return not IPv6Address(match[0]).is_loopback
     except AddressValueError:
         return False

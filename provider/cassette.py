@@ -16,10 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from vcr.request import Request
-from vcr.serialize import deserialize, serialize
-from vcr.serializers import yamlserializer
-
 from errors import ConfigError
 
 _KEPT_RESPONSE_HEADERS: Final = (
@@ -64,6 +60,10 @@ def load(path: Path) -> list[Exchange]:
     Raises:
         ConfigError: the file cannot be read as a cassette of chat completions.
     """
+    # Here, for a server that does not replay can do without its 8 MB.
+    from vcr.serialize import deserialize
+    from vcr.serializers import yamlserializer
+
     try:
         requests, responses, *_ = deserialize(path.read_text("utf-8"), yamlserializer)
         exchanges = [_exchange(*pair) for pair in zip(requests, responses, strict=True)]
@@ -79,6 +79,10 @@ def load(path: Path) -> list[Exchange]:
 
 def save(path: Path, exchanges: Iterable[Exchange], provenance: Provenance) -> None:
     """Write a cassette in one step: readers see the old file or the new one."""
+    from vcr.request import Request
+    from vcr.serialize import serialize
+    from vcr.serializers import yamlserializer
+
     requests, responses = [], []
     for exchange in exchanges:
         kept = {"content-type": ["application/json"]}
