@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from conftest import HELLO, Sluice, StartSluice, assert_valid, chat
+from conftest import HELLO, Sluice, StartSluice, assert_valid, chat, deadline
 from upstream import (
     DONE,
     Exchange,
@@ -12,6 +12,7 @@ from upstream import (
     after_content,
     answer_stream,
     delta,
+    error,
     finish,
     held,
     ok,
@@ -21,8 +22,13 @@ from upstream import (
     usage_of,
 )
 
+from call import Call
 from guards import keys
+from provider.completion import Completion
 
+STREAM = {**HELLO, "stream": True}
+PROMPT = 18
+"""Tokens of `HELLO` with the system prompt."""
 ORIGIN = "https://app.example.com"
 FROM_PAGE = ("Sec-Fetch-Site", "same-origin")
 
@@ -435,3 +441,69 @@ async def followed(server: Sluice) -> None:
     [(recording, _)] = server.gate.replies._recordings.values()
     while recording.followers != 1:  # noqa: ASYNC110  it is no event of the server's
         await asyncio.sleep(0)
+
+
+# Nothing lost: what was reserved is charged or given back, whatever happened
+
+
+async def crash(call: Call) -> Completion:
+    raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize(
+    ("step", "body", "charged"),
+    [
+        (ok(usage=usage_of(9, 3)), HELLO, 12),
+        (ok("Hi there"), HELLO, PROMPT + 2),
+        (answer_stream("Hi", " there"), STREAM, 12),
+        (error(400), HELLO, 0),
+        (error(500), HELLO, 0),
+        (stream(role(), delta("Hi"), delta(" there")), STREAM, PROMPT + 2),
+        (silence, HELLO, PROMPT),
+        (crash, HELLO, 0),
+    ],
+    ids=["whole", "uncounted", "stream", "refused", "down", "cut off", "late", "crash"],
+)
+async def test_what_was_reserved_is_charged_or_given_back(
+    sluice: StartSluice, upstream: Upstream, step, body, charged: int
+) -> None:
+    server = await sluice(
+        limit_ip_tokens_per_day=10_000, limit_ip_in_flight=1, retry_max_attempts=1, **deadline(0.2)
+    )
+    if step is crash:
+        server.services.provider.complete = crash
+    else:
+        upstream.will(step)
+
+    await server.chat(body)
+
+    assert (await server.record()).charged_tokens == charged
+    assert held_now(server) == {"tokens_per_day": charged, "in_flight": 0}
+
+
+async def test_a_client_that_leaves_pays_for_what_it_got(
+    sluice: StartSluice, upstream: Upstream
+) -> None:
+    upstream.will(after_content(silence))
+    server = await sluice(limit_ip_tokens_per_day=10_000, limit_ip_in_flight=1)
+    client = await server.send(chat(STREAM))
+    await client.head()
+
+    client.rst()
+
+    record = await server.record()
+    assert (record.code, record.estimated) == ("client_gone", True)
+    assert PROMPT < record.charged_tokens < PROMPT + 10
+    assert held_now(server) == {"tokens_per_day": record.charged_tokens, "in_flight": 0}
+
+
+async def test_a_refused_request_takes_nothing(sluice: StartSluice, upstream: Upstream) -> None:
+    server = await sluice(limit_ip_tokens_per_day=10_000, chat_max_prompt_tokens=1)
+    await server.chat(HELLO)
+    assert held_now(server) == {}
+
+
+def held_now(server: Sluice) -> dict[str, int]:
+    """What the counters of this address hold."""
+    windows = server.gate.limits._memory._windows
+    return {key.split(":")[1]: count.current for key, (_, count) in windows.items()}

@@ -378,6 +378,7 @@ MALFORMED = {
     "HTTP/2 preface": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "no HTTP": "hello\r\n\r\n",
     "20 KB header": HEAD + "X-A: " + "x" * 20_000 + "\r\n" + BODY,
+    "10,000 headers": HEAD + "".join(f"X-{n}: a\r\n" for n in range(10_000)) + BODY,
     "bad chunk": HEAD + "Transfer-Encoding: chunked\r\n\r\nzz\r\n",
 }
 
