@@ -35,6 +35,7 @@ import config as configuration
 from config import Config
 from errors import ConfigError
 from guards import keys
+from guards.auth import make_authenticator
 from guards.gate import Gate
 from handlers import Services, make_app
 from provider.cassette import Provenance
@@ -126,7 +127,13 @@ def _environment(options: argparse.Namespace) -> Mapping[str, str]:
     return environment
 
 
+async def _never_used(name: str, ttl_s: float) -> bool:
+    return True
+
+
 def _check(config: Config) -> int:
+    # Reads the keys, as the start would.
+    make_authenticator(config.auth, config.limit_caller, clock=time.time, first_use=_never_used)
     section = ""
     for name, key, value in configuration.effective(config):
         if name != section:

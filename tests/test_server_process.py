@@ -502,10 +502,12 @@ async def test_keys_are_added_listed_used_and_revoked(
     (await server.ask(keyed(key))).assert_error(401, "unauthenticated")
 
 
-async def test_a_mode_without_its_keys_does_not_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["serve", "check"])
+async def test_a_mode_without_its_keys_does_not_start(tmp_path: Path, command: str) -> None:
     missing = str(tmp_path / "none.ini")
-    code, _, told = await finished("serve", SLUICE_AUTH_MODE="keys", SLUICE_AUTH_KEYS_FILE=missing)
-    assert code == 1
+    variables = {"SLUICE_AUTH_MODE": "keys", "SLUICE_AUTH_KEYS_FILE": missing}
+    code, _, told = await finished(command, **variables)
+    assert (code, told.count("\n")) == (1, 1)
     assert "keys add NAME makes it" in told
-    code, _, told = await finished("serve", SLUICE_AUTH_MODE="jwt")
+    code, _, told = await finished(command, SLUICE_AUTH_MODE="jwt")
     assert (code, "SLUICE_AUTH_JWT_SECRET" in told) == (1, True)
