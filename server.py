@@ -31,11 +31,10 @@ from dotenv import dotenv_values
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
+import commands
 import config as configuration
 from config import Config
 from errors import ConfigError
-from guards import keys
-from guards.auth import make_authenticator
 from guards.gate import Gate
 from handlers import Services, make_app
 from provider.cassette import Provenance
@@ -61,13 +60,13 @@ _GC_ALLOCATIONS: Final = 10_000
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the process's exit code."""
-    options = _options(argv)
+    options = commands.options(argv, description=__doc__, version=VERSION, here=HERE)
     try:
         config = configuration.load(options.config, _environment(options))
         if options.command == "check":
-            return _check(config)
+            return commands.check(config)
         if options.command == "keys":
-            return _keys(config, options)
+            return commands.manage_keys(config, options)
         library = _library(config, options)
         logs.configure(config.log.level)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -76,43 +75,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"sluice: {fault}", file=sys.stderr)
         return 1
     return 0
-
-
-def _options(argv: list[str] | None) -> argparse.Namespace:
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument(
-        "--config",
-        type=Path,
-        default=argparse.SUPPRESS,
-        metavar="PATH",
-        help="settings (default: config.ini beside server.py)",
-    )
-    parser = argparse.ArgumentParser(
-        prog="server.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[shared],
-        epilog="SLUICE_<SECTION>_<KEY> overrides any setting; PORT, OPENAI_API_KEY and\n"
-        "OPENAI_BASE_URL mean what they mean elsewhere. See config.ini.",
-    )
-    parser.add_argument("--version", action="version", version=f"sluice {VERSION}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands.add_parser("serve", parents=[shared], help="run the server (the default)")
-    commands.add_parser("check", parents=[shared], help="test and print the configuration")
-    for name, text in (
-        ("record", "serve, and write the provider's answers to CASSETTE"),
-        ("replay", "serve from CASSETTE"),
-    ):
-        command = commands.add_parser(name, parents=[shared], help=text)
-        command.add_argument("cassette", type=Path, metavar="CASSETTE")
-    command = commands.add_parser("keys", parents=[shared], help="add, list or revoke keys")
-    command.add_argument("action", choices=["add", "list", "revoke"])
-    command.add_argument("name", nargs="?", metavar="NAME")
-    parser.set_defaults(command="serve", cassette=None)
-    options = parser.parse_args(argv)
-    options.config = getattr(options, "config", HERE / "config.ini")
-    options.command = options.command or "serve"
-    return options
 
 
 def _environment(options: argparse.Namespace) -> Mapping[str, str]:
@@ -125,40 +87,6 @@ def _environment(options: argparse.Namespace) -> Mapping[str, str]:
         environment.pop("OPENAI_API_KEY", None)
         environment.pop("OPENAI_BASE_URL", None)
     return environment
-
-
-async def _never_used(name: str, ttl_s: float) -> bool:
-    return True
-
-
-def _check(config: Config) -> int:
-    # Reads the keys, as the start would.
-    make_authenticator(config.auth, config.limit_caller, clock=time.time, first_use=_never_used)
-    section = ""
-    for name, key, value in configuration.effective(config):
-        if name != section:
-            print(f"{chr(10) if section else ''}[{name}]")
-            section = name
-        print(f"{key} = {value}".rstrip())
-    return 0
-
-
-def _keys(config: Config, options: argparse.Namespace) -> int:
-    path = config.auth.keys_file
-    if options.action == "list":
-        for name in keys.names(path):
-            print(name)
-        return 0
-    if not options.name:
-        raise ConfigError(f"keys {options.action}: which one? python server.py keys add NAME")
-    if options.action == "revoke":
-        keys.revoke(path, options.name)
-        print(f"{options.name} is revoked; running servers notice within a second")
-        return 0
-    key, section = keys.add(path, options.name, f"{datetime.now(UTC):%Y-%m-%d}")
-    print(f"{key}\n\nThis key is shown once. {path} now holds its hash")
-    print(f"(for a server elsewhere, paste it there):\n\n{section}")
-    return 0
 
 
 def _library(config: Config, options: argparse.Namespace) -> Library | None:

@@ -1,0 +1,88 @@
+"""The command line: what may be asked of server.py, and the commands that do not serve."""
+
+import argparse
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import config as configuration
+from config import Config
+from errors import ConfigError
+from guards import keys
+from guards.auth import make_authenticator
+
+
+def options(
+    argv: list[str] | None, *, description: str, version: str, here: Path
+) -> argparse.Namespace:
+    """The command and its arguments: `command`, `config`, `cassette`, `action`, `name`."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--config",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="PATH",
+        help="settings (default: config.ini beside server.py)",
+    )
+    parser = argparse.ArgumentParser(
+        prog="server.py",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[shared],
+        epilog="SLUICE_<SECTION>_<KEY> overrides any setting; PORT, OPENAI_API_KEY,\n"
+        "OPENAI_BASE_URL and REDIS_URL mean what they mean elsewhere. See config.ini.",
+    )
+    parser.add_argument("--version", action="version", version=f"sluice {version}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("serve", parents=[shared], help="run the server (the default)")
+    commands.add_parser("check", parents=[shared], help="test and print the configuration")
+    for name, text in (
+        ("record", "serve, and write the provider's answers to CASSETTE"),
+        ("replay", "serve from CASSETTE"),
+    ):
+        command = commands.add_parser(name, parents=[shared], help=text)
+        command.add_argument("cassette", type=Path, metavar="CASSETTE")
+    command = commands.add_parser("keys", parents=[shared], help="add, list or revoke keys")
+    command.add_argument("action", choices=["add", "list", "revoke"])
+    command.add_argument("name", nargs="?", metavar="NAME")
+    parser.set_defaults(command="serve", cassette=None)
+    asked = parser.parse_args(argv)
+    asked.config = getattr(asked, "config", here / "config.ini")
+    asked.command = asked.command or "serve"
+    return asked
+
+
+async def _never_used(name: str, ttl_s: float) -> bool:
+    return True
+
+
+def check(config: Config) -> int:
+    """Test the configuration and print what is in force; the exit code."""
+    # Reads the keys, as the start would.
+    make_authenticator(config.auth, config.limit_caller, clock=time.time, first_use=_never_used)
+    section = ""
+    for name, key, value in configuration.effective(config):
+        if name != section:
+            print(f"{chr(10) if section else ''}[{name}]")
+            section = name
+        print(f"{key} = {value}".rstrip())
+    return 0
+
+
+def manage_keys(config: Config, asked: argparse.Namespace) -> int:
+    """Add, list or revoke keys; the exit code."""
+    path = config.auth.keys_file
+    if asked.action == "list":
+        for name in keys.names(path):
+            print(name)
+        return 0
+    if not asked.name:
+        raise ConfigError(f"keys {asked.action}: which one? python server.py keys add NAME")
+    if asked.action == "revoke":
+        keys.revoke(path, asked.name)
+        print(f"{asked.name} is revoked; running servers notice within a second")
+        return 0
+    key, section = keys.add(path, asked.name, f"{datetime.now(UTC):%Y-%m-%d}")
+    print(f"{key}\n\nThis key is shown once. {path} now holds its hash")
+    print(f"(for a server elsewhere, paste it there):\n\n{section}")
+    return 0
