@@ -50,7 +50,7 @@ from telemetry.settlement import Settlement
 VERSION: Final = "0.1.0"
 HERE: Final = Path(__file__).parent
 # tiktoken looks here before it would ask the network.
-os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(HERE / "tokens"))
+os.environ["TIKTOKEN_CACHE_DIR"] = str(HERE / "tokens")
 log: Final = logging.getLogger("sluice.server")
 
 # After drain_s has passed, what is left gets this long to hear of it.

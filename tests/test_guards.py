@@ -5,6 +5,7 @@ import json
 
 import pytest
 from conftest import HELLO, Sluice, StartSluice, assert_valid, chat, deadline
+from redis_server import RedisServer
 from upstream import (
     DONE,
     Exchange,
@@ -507,3 +508,22 @@ def held_now(server: Sluice) -> dict[str, int]:
     """What the counters of this address hold."""
     windows = server.gate.limits._memory._windows
     return {key.split(":")[1]: count.current for key, (_, count) in windows.items()}
+
+
+@pytest.mark.parametrize("end", ["kill", "freeze"])
+async def test_redis_failing_under_load_loses_no_call(
+    sluice: StartSluice, upstream: Upstream, redis: RedisServer, end: str
+) -> None:
+    upstream.will(*[ok(usage=usage_of(9, 3))] * 60)
+    server = await sluice(redis_url=redis.url, limit_ip_tokens_per_day=10**6)
+    before = await asyncio.gather(*(server.chat() for _ in range(30)))
+    during = [asyncio.create_task(server.chat()) for _ in range(30)]
+    await asyncio.sleep(0)
+
+    getattr(redis, end)()
+
+    assert {reply.status for reply in (*before, *await asyncio.gather(*during))} == {200}
+    await server.calls.wait(60)
+    assert {record.code for record in server.calls.records} == {"completed"}
+    assert (await server.fetch("GET", "/healthz")).json["store"] == "down"
+    await server.at_rest()
