@@ -115,8 +115,8 @@ class ChatHandler(ChatRequestHandler, StreamHandler):
 
     async def _repeat(self, call: Call, reply: Reply) -> None:
         """Give the answer that another request has, or is about to get."""
-        call.replayed = True
         status, content_type = await reply.head()
+        call.replayed = True
         call.deadline = call.started + self.config.provider.stream_s
         self._begin(call, status, content_type)
         self.set_header("Idempotency-Replayed", "true")

@@ -527,3 +527,24 @@ async def test_redis_failing_under_load_loses_no_call(
     assert {record.code for record in server.calls.records} == {"completed"}
     assert (await server.fetch("GET", "/healthz")).json["store"] == "down"
     await server.at_rest()
+
+
+async def test_who_joined_a_call_that_failed_makes_its_own(
+    sluice: StartSluice, upstream: Upstream
+) -> None:
+    go = asyncio.Event()
+    upstream.will(held(go, error(400)), ok("Hi there"))
+    server = await sluice()
+    first = await server.send(chat(HELLO, KEY))
+    await upstream.request()
+    second = await server.send(chat(HELLO, KEY))
+    await followed(server)
+
+    go.set()
+
+    (await first.reply()).assert_error(422, "prompt_rejected")
+    reply = await second.reply()
+    assert (reply.status, reply.json["text"]) == (200, "Hi there")
+    assert "idempotency-replayed" not in reply.headers
+    await server.calls.wait(2)
+    assert [record.replayed for record in server.calls.records] == [None, None]
