@@ -32,7 +32,7 @@ _FORMS: Final = {
 }
 # These are only digits: what must stand before them.
 _NAMED: Final = {
-    "us.ssn": (r"[0-9]{9}", ("ssn", "social security")),
+    "us.ssn": (r"[0-9]{3} ?[0-9]{2} ?[0-9]{4}", ("ssn", "social security")),
     "ca.sin": (r"[0-9]{3}([ -])[0-9]{3}\1[0-9]{3}|[0-9]{9}", ("sin", "social insurance")),
     "gb.nhs": (r"[0-9]{3}[ -]?[0-9]{3}[ -]?[0-9]{4}", ("nhs",)),
     "br.cpf": (r"[0-9]{11}", ("cpf",)),
@@ -44,12 +44,27 @@ _NAMED: Final = {
 }
 _EDGES: Final = r"(?<![\w.-])(?:{})(?![\w-]|\.[0-9])"
 _MODULES: Final = tuple(_FORMS)
-_ANY_FORM: Final = re.compile(_EDGES.format("|".join(f"({form})" for form in _FORMS.values())))
+_ANY_FORM: Final = re.compile(
+    _EDGES.format("|".join(f"({form})" for form in _FORMS.values())), re.A
+)
+
+
+def _whole_if_short(name: str) -> str:
+    """An abbreviation must be a word: `sin`, not `since`."""
+    return rf"{name}\b" if len(name) <= 4 else name
+
+
 _BY_NAME: Final = tuple(
-    (module, re.compile(_EDGES.format(form)), names, re.compile(rf"\b(?:{'|'.join(names)})"))
+    (
+        module,
+        re.compile(_EDGES.format(form), re.A),
+        names,
+        re.compile(r"\b(?:{})".format("|".join(map(_whole_if_short, names))), re.I | re.A),
+    )
     for module, (form, names) in _NAMED.items()
 )
 _BEFORE: Final = 40
+_LONGEST: Final = 20
 
 
 def national_ids(text: str, windows: list[Span]) -> Iterator[Span]:
@@ -60,10 +75,13 @@ def national_ids(text: str, windows: list[Span]) -> Iterator[Span]:
     lowered = text.lower()
     for module, form, names, name in _BY_NAME:
         if any(each in lowered for each in names):
-            for match in matches(form, text, windows):
-                before = text[max(0, match.start() - _BEFORE) : match.start()].lower()
-                if name.search(before) and is_valid(f"{module} {match[0]}"):
-                    yield match.span()
+            at = 0
+            for named in name.finditer(text):
+                at, last = max(at, named.end()), named.end() + _BEFORE
+                for match in form.finditer(text, at, last + _LONGEST):
+                    if match.start() <= last and is_valid(f"{module} {match[0]}"):
+                        yield match.span()
+                at = last  # what began before it was seen
 
 
 def _is_valid(named: str) -> bool:
@@ -71,4 +89,4 @@ def _is_valid(named: str) -> bool:
     module, _, number = named.partition(" ")
     if module == "gb.nino":
         return True
-    return bool(import_module(f"stdnum.{module}").is_valid(number))
+    return bool(import_module(f"stdnum.{module}").is_valid(number.replace(" ", "")))

@@ -20,7 +20,8 @@ Span = tuple[int, int]
 
 _CARD: Final = re.compile(
     r"(?<![\w.-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|"
-    r"3\d{3}([ -])\d{6}\2\d{4,5})(?![\w-]|\.\d)"
+    r"3\d{3}([ -])\d{6}\2\d{4,5})(?![\w-]|\.\d)",
+    re.A,
 )
 # Issuer's first digits, and how long its numbers are.
 _ISSUERS: Final = tuple(
@@ -37,13 +38,15 @@ _ISSUERS: Final = tuple(
     )
 )
 _IBAN: Final = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}")
-_PHONE: Final = re.compile(r"(?<![\w+.-])(?:\+|00)[1-9](?:[ ()./-]{0,3}\d){6,14}(?!\w)")
+_PHONE: Final = re.compile(r"(?<![\w+.-])(?:\+|00 ?)[1-9](?:[ ()./-]{0,3}\d){6,14}(?!\w)", re.A)
 _NANP: Final = re.compile(
-    r"(?<![\w+./-])(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])[2-9]\d\d[ .-]\d{4}(?![\w-]|\.\d)"
+    r"(?<![\w+./-])(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])[2-9]\d\d[ .-]\d{4}(?![\w-]|\.\d)",
+    re.A,
 )
 # Elsewhere a national number begins with 0, and is seldom written in one piece.
 _NATIONAL: Final = re.compile(
-    r"(?<![\w+./-])(?:\(0\d{1,5}\)|0\d{1,5})(?:[ ./-]{1,3}\d{2,8}){1,5}(?![\w-])"
+    r"(?<![\w+./-])(?:\(0\d{1,5}\)|0\d{1,5})(?:[ ./-]{1,3}\d{2,8}){1,5}(?![\w-])",
+    re.A,
 )
 _NANP_REGIONS: Final = ("US", "CA")
 _LEAST_IBAN: Final = 15
@@ -93,31 +96,35 @@ def _is_card(digits: str) -> bool:
 def ibans(text: str, windows: list[Span]) -> Iterator[Span]:
     # Without the national banks' registers: they lag behind.
     is_iban = bounded(partial(iban.is_valid, check_country=False))
-    for match in matches(_IBAN, text, windows):
-        for end in _ends(match[0]):
-            compact = match[0][:end].replace(" ", "")
-            if len(compact) >= _LEAST_IBAN and is_iban(compact):
-                yield match.start(), match.start() + end
-                break
+
+    def check(number: str) -> bool:
+        compact = number.replace(" ", "")
+        return len(compact) >= _LEAST_IBAN and is_iban(compact)
+
+    yield from _grouped(_IBAN, text, windows, check)
 
 
 def phones(text: str, windows: list[Span], region: str) -> Iterator[Span]:
     """International numbers, and national ones of `region` where they are written in groups."""
     is_phone = bounded(_is_phone, _MOST_PHONES)
-    international = matches(_PHONE, text, windows)
-    yield from _phones(international, lambda number: is_phone(f"+{number.lstrip('+0')}"))
+    yield from _grouped(_PHONE, text, windows, lambda number: is_phone(f"+{number.lstrip('+0 ')}"))
     if region:
         national = _NANP if region in _NANP_REGIONS else _NATIONAL
         is_national = bounded(partial(_is_phone, region=region), _MOST_PHONES)
-        yield from _phones(matches(national, text, windows), is_national)
+        yield from _grouped(national, text, windows, is_national)
 
 
-def _phones(candidates: Iterator[re.Match[str]], check: Callable[[str], bool]) -> Iterator[Span]:
-    for match in candidates:
-        for end in _ends(match[0]):
-            if check(match[0][:end]):
-                yield match.start(), match.start() + end
-                break
+def _grouped(
+    pattern: re.Pattern[str], text: str, windows: list[Span], check: Callable[[str], bool]
+) -> Iterator[Span]:
+    """Numbers in groups; what follows one, or the first group of what is none, may be the next."""
+    for at, end in windows:
+        while match := pattern.search(text, at, end):
+            number = match[0]
+            length = next((each for each in _ends(number) if check(number[:each])), 0)
+            if length:
+                yield match.start(), match.start() + length
+            at = match.start() + (length or max(number.find(" "), 0) or len(number))
 
 
 def _ends(number: str) -> Iterator[int]:

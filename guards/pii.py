@@ -36,16 +36,29 @@ _RUN: Final = re.compile(r"[0-9A-Z+(][0-9A-Z ()+./-]{5,}")
 _SIX_DIGITS: Final = re.compile(r"[0-9](?:[^0-9]{0,3}[0-9]){5}")
 # A window shows what follows the run, so that a number's end can be told.
 _AFTER: Final = 2
+# Letters of scripts that set spaces between words; next to others a value may stand without one.
+_SPACED: Final = r"A-Za-z0-9_\u00c0-\u0dff\u1e00-\u1fff"
 _EMAIL: Final = re.compile(
-    r"(?<![\w.%+-])([\w.%+'-]{1,64})@((?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}"
-    r"(xn--[a-z0-9-]{2,59}|[^\W\d_]{2,24}))(?![\w@-]|\.\w)"
+    rf"(?<![{_SPACED}.%+-])([{_SPACED}.%+-][{_SPACED}.%+'-]{{0,63}})@"
+    r"((?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}"
+    rf"(xn--[a-z0-9-]{{2,59}}|[A-Za-z]{{2,24}}|[^\W\d_a-zA-Z]{{2,24}}))(?![{_SPACED}@-]|\.\w)"
 )
-_NO_TLD: Final = frozenset(("png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "ts", "json"))
+_NO_TLD: Final = frozenset(
+    ("png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "ts", "json", "tar", "gz", "tgz")
+)
 _DOTTED: Final = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]")
-_IPV4: Final = re.compile(r"(?<![\w.-])\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\w)")
+_IPV4: Final = re.compile(r"(?<![\w.-])\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\w)", re.A)
 _COLONS: Final = re.compile(r":[0-9A-Fa-f]{0,4}:")
-_IPV6: Final = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{3,39}(?![\w:])")
-_VERSION: Final = re.compile(r"(?:version|release|build|firmware|driver|\bver|\bv)[\s:=.]*$", re.I)
+# It may end in an IPv4 address, and a colon that ends a clause is not part of it.
+_IPV6: Final = re.compile(
+    r"(?<![\w:.])[0-9A-Fa-f:]{2,38}(?:[0-9A-Fa-f](?:\.\d{1,3}){3}|[0-9A-Fa-f]|(?<=:):)"
+    r"(?!\w|:[\w:])",
+    re.A,
+)
+# The last is a product's, as in `Firefox/115.0.2.1`; Java writes `host/203.0.113.9`.
+_VERSION: Final = re.compile(
+    r"(?i:version|release|build|firmware|driver|§|section|clause|\bver|\bv)[\s:=.]*$|[A-Z][a-z]+/$"
+)
 _BEFORE: Final = 16
 
 

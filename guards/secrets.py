@@ -19,8 +19,8 @@ _SHAPES: Final = tuple(
     (literal, re.compile(_RUN + pattern + r"(?![A-Za-z0-9])"))
     for literal, pattern in (
         ("sk-", r"sk-(?:(?:proj|svcacct|admin|ant|or)-[A-Za-z0-9_-]{20,250}|[A-Za-z0-9]{32,64})"),
-        ("AKIA", r"AKIA[A-Z2-7]{16}"),
-        ("ASIA", r"ASIA[A-Z2-7]{16}"),
+        ("AKIA", r"AKIA[A-Z0-9]{16}"),
+        ("ASIA", r"ASIA[A-Z0-9]{16}"),
         ("gh", r"gh[pousr]_[A-Za-z0-9]{36,255}"),
         ("github_pat_", r"github_pat_[A-Za-z0-9_]{22,255}"),
         ("glpat-", r"glpat-[A-Za-z0-9_-]{20,64}"),
@@ -41,7 +41,9 @@ _SHAPES: Final = tuple(
 _JWT: Final = re.compile(_RUN + r"(eyJ[A-Za-z0-9_-]{8,})\.[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]*")
 # It has no shape of its own, so its name must stand before it.
 _AWS_SECRET: Final = re.compile(
-    r"aws_?secret_?(?:access_?)?key[^A-Za-z0-9/+]{1,8}([A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])", re.I
+    r"(?:aws_?secret_?|secret_?access_?)(?:access_?)?key[^A-Za-z0-9/+]{1,8}"
+    r"([A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])",
+    re.I,
 )
 _PEM: Final = re.compile(r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
 _PEM_END: Final = "-----END"
@@ -57,7 +59,7 @@ def api_keys(text: str) -> Iterator[Span]:
         for match in _JWT.finditer(text):
             if _is_jwt_header(match[1]):
                 yield match.span()
-    if "aws" in text or "AWS" in text:
+    if "ecret" in text or "ECRET" in text:
         for match in _AWS_SECRET.finditer(text):
             yield match.span(1)
 

@@ -16,7 +16,7 @@ from guards.pii import find
 
 KINDS = ("email", "phone", "card", "iban", "national_id", "ip", "api_key", "private_key")
 LEAST = 0.97
-_MARK = re.compile("«([a-z_]+)\\|(.*?)»")
+_MARK = re.compile("«([a-z_]+)\\|(.*?)»", re.S)
 
 Labelled = tuple[str, set[tuple[str, int, int]]]
 
@@ -28,6 +28,7 @@ def corpus() -> list[Labelled]:
 
 
 def _labelled(line: str) -> Labelled:
+    line = line.replace("\\n", "\n")
     text, marks, read = "", set(), 0
     for mark in _MARK.finditer(line):
         text += line[read : mark.start()]

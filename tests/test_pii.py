@@ -44,6 +44,56 @@ def test_national_numbers_are_those_of_the_configured_country():
     assert find(text, ["phone"], "") == []
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("メールはada@example.comです", "ada@example.com"),
+        ("邮箱ada@example.cn是我的", "ada@example.cn"),
+        ("to='ada@example.cn'", "ada@example.cn"),
+        ("地址是203.0.113.9吗", "203.0.113.9"),
+        ("서버는 203.0.113.9에서", "203.0.113.9"),
+        ("卡号4242424242424242到期", "4242424242424242"),
+        ("電話は+81 3-3224-9999です", "+81 3-3224-9999"),
+        ("身份证11010519491231002X吗", "11010519491231002X"),
+    ],
+)
+def test_values_are_found_where_no_space_stands(text, value):
+    assert [text[a:b] for a, b, _ in find(text, KINDS)] == [value]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("peer ::ffff:203.0.113.9 left", "::ffff:203.0.113.9"),
+        ("2001:db8::1: no route", "2001:db8::1"),
+        ("2001:db8:: is a net", "2001:db8::"),
+    ],
+)
+def test_an_address_is_found_to_its_end_and_no_further(text, value):
+    assert [text[a:b] for a, b, _ in find(text, ["ip"])] == [value]
+
+
+def test_a_secret_key_is_found_in_what_amazon_answers():
+    text = '"SecretAccessKey": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"'
+    assert [text[a:b] for a, b, _ in find(text, ["api_key"])] == [text[20:60]]
+
+
+@pytest.mark.parametrize("text", ["Firefox/115.0.2.1", "§ 3.2.1.4", "pkg@1.0.0.tgz"])
+def test_versions_are_no_addresses(text):
+    assert find(text, KINDS) == []
+
+
+def test_each_of_two_accounts_in_a_row_is_found():
+    accounts = ["GB29NWBK60161331926819", "DE89 3704 0044 0532 0130 00"]
+    text = " ".join(accounts)
+    assert [text[a:b] for a, b, _ in find(text, ["iban"])] == accounts
+
+
+@pytest.mark.parametrize(("text", "count"), [("SIN 130692544", 1), ("since 130692544", 0)])
+def test_a_short_name_of_a_number_must_be_a_word(text, count):
+    assert len(find(text, ["national_id"])) == count
+
+
 def numbered(shape: str, count: int) -> str:
     rng = random.Random(1)
     return "".join(shape.format(rng.randrange(10**4, 10**5)) for _ in range(count))
@@ -69,6 +119,7 @@ HOSTILE = {
     "tokens": "eyJ" * 33_000,
     "accounts": "GB29NWBK60161331" * 6_000,
     "blocks": "-----BEGIN PRIVATE KEY-----" * 4_000,
+    "names": "ssn nhs sin bsn cpf pesel tfn aadhaar " + "123456789 " * 10_000,
     "brackets": "[EMAIL_" * 14_000,
 }
 
