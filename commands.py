@@ -59,7 +59,13 @@ async def _never_used(name: str, ttl_s: float) -> bool:
 def check(config: Config) -> int:
     """Test the configuration and print what is in force; the exit code."""
     # Reads the keys, as the start would.
-    make_authenticator(config.auth, config.limit_caller, clock=time.time, first_use=_never_used)
+    make_authenticator(
+        config.auth,
+        config.limit_caller,
+        clock=time.monotonic,
+        wall_clock=time.time,
+        first_use=_never_used,
+    )
     section = ""
     for name, key, value in configuration.effective(config):
         if name != section:

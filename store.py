@@ -6,7 +6,7 @@ Rules of this module:
 - A command that does not end in `timeout_s`, connecting included, is `StoreDown`: nobody knows
   whether it took effect, and its connection is closed, for the answer may yet come.
 - While Redis is down calls fail at once; one a second is let through to see.
-- A script that Redis refuses is a bug of ours, and is raised as it is.
+- A script that a healthy Redis refuses is a bug of ours, and is raised as it is.
 
 `rediss://` is TLS; Heroku's certificates are its own: add `?ssl_cert_reqs=none` to the address.
 """
@@ -38,6 +38,10 @@ _CONNECTIONS: Final = 50
 _LOOK_S: Final = 1.0
 _LOG_S: Final = 60.0
 _DOWN: Final = (BusyLoadingError, ReadOnlyError, OutOfMemoryError)
+# The first words of refusals that redis-py has no class for: a full disk, a lost master, ….
+_UNWELL: Final = frozenset(
+    ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "TRYAGAIN", "NOPERM")
+)
 
 
 class StoreDown(Exception):
@@ -88,7 +92,9 @@ class Store:
             raise self._down("timeout") from None
         except _DOWN:
             raise self._down("refused") from None
-        except ResponseError:
+        except ResponseError as error:
+            if str(error).partition(" ")[0] in _UNWELL:
+                raise self._down("refused") from None
             raise
         except (RedisError, OSError):
             raise self._down("connection") from None

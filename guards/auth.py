@@ -59,12 +59,14 @@ def make_authenticator(
     default_limits: LimitConfig,
     *,
     clock: Callable[[], float],
+    wall_clock: Callable[[], float],
     first_use: FirstUse,
 ) -> Authenticator:
     """The configured mode.
 
     Args:
-        clock: seconds since the epoch.
+        clock: seconds on a monotonic clock, for what must not wait when the other is set back.
+        wall_clock: seconds since the epoch.
         first_use: whether a name is used for the first time in so many seconds.
 
     Raises:
@@ -79,6 +81,6 @@ def make_authenticator(
         case "jwt":
             from guards.jwt_auth import JwtAuthenticator
 
-            return JwtAuthenticator(config, clock=clock, first_use=first_use)
+            return JwtAuthenticator(config, clock=clock, wall_clock=wall_clock, first_use=first_use)
         case _:
             return Everyone()

@@ -64,7 +64,8 @@ class Gate:
             auth=make_authenticator(
                 config.auth,
                 config.limit_caller,
-                clock=wall_clock,
+                clock=clock,
+                wall_clock=wall_clock,
                 first_use=single_use.first_use,
             ),
             admission=Admission(config.server.max_in_flight),

@@ -37,7 +37,7 @@ class KeySet:
     Args:
         source: an http or https address, or the path of a file.
         algorithm: RS256 or ES256.
-        clock: seconds on any clock.
+        clock: seconds on a monotonic clock.
     """
 
     def __init__(self, source: str, algorithm: str, *, clock: Callable[[], float]) -> None:

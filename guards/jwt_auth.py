@@ -5,11 +5,11 @@ Rules of this module:
 - There is one algorithm, and the operator names it. What a token's header says of it can only
   make the token fail: `none`, a public key taken for a secret, and the rest.
 - `exp` and `sub` are required; `sub` is the caller's name.
-- A token that was checked is remembered until it expires, by its hash: RS256 costs a tenth of
-  a millisecond. Not so where each may be used once.
+- A token that was checked is remembered by its hash for a few minutes, and not beyond its
+  expiry: RS256 costs a tenth of a millisecond, and a key may be withdrawn. Not so where each
+  may be used once.
 """
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
@@ -25,6 +25,8 @@ from guards.jwks import KeySet
 
 _LEAST_SECRET_BYTES: Final = 32  # RFC 7518, 3.2
 _REMEMBERED: Final = 1024
+_REMEMBERED_S: Final = 300.0
+_END_OF_TIME: Final = 253_402_300_800  # year 10000
 _MAX_NAME: Final = 128
 
 # The most specific first.
@@ -45,7 +47,8 @@ class JwtAuthenticator:
     """Mode jwt.
 
     Args:
-        clock: seconds since the epoch.
+        clock: seconds on a monotonic clock.
+        wall_clock: seconds since the epoch.
         first_use: whether a name is used for the first time in so many seconds.
 
     Raises:
@@ -53,16 +56,22 @@ class JwtAuthenticator:
     """
 
     def __init__(
-        self, config: AuthConfig, *, clock: Callable[[], float], first_use: FirstUse
+        self,
+        config: AuthConfig,
+        *,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        first_use: FirstUse,
     ) -> None:
         _check(config)
         self._config = config
         self._clock = clock
+        self._wall_clock = wall_clock
         self._first_use = first_use
         self._key_set = (
             KeySet(config.jwt_jwks, config.jwt_algorithm, clock=clock) if config.jwt_jwks else None
         )
-        self._seen: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
+        self._seen: OrderedDict[bytes, tuple[Caller, float, float]] = OrderedDict()
 
     async def authenticate(self, authorization: str | None) -> Caller:
         token = bearer(authorization)
@@ -75,14 +84,14 @@ class JwtAuthenticator:
         if self._config.jwt_single_use:
             await self._use(claims, expires)
         else:
-            self._seen[digest] = caller, expires
+            self._seen[digest] = caller, expires, self._clock() + _REMEMBERED_S
             if len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)
         return caller
 
     def _remembered(self, digest: bytes) -> Caller | None:
-        caller, expires = self._seen.get(digest, (None, 0.0))
-        if caller is not None and self._clock() >= expires:
+        caller, expires, until = self._seen.get(digest, (None, 0.0, 0.0))
+        if caller is not None and (self._wall_clock() >= expires or self._clock() >= until):
             del self._seen[digest]
             return None
         return caller
@@ -113,7 +122,7 @@ class JwtAuthenticator:
 
     def _check_times(self, claims: dict[str, Any]) -> None:
         """By our clock, which a test can set; PyJWT reads the system's."""
-        now, leeway_s = self._clock(), self._config.jwt_leeway_s
+        now, leeway_s = self._wall_clock(), self._config.jwt_leeway_s
         expires, begins = claims["exp"], claims.get("nbf", 0)
         if not (_is_instant(expires) and _is_instant(begins)):
             raise CallError("unauthenticated", "malformed")
@@ -125,12 +134,12 @@ class JwtAuthenticator:
     async def _use(self, claims: dict[str, Any], expires: float) -> None:
         name = f"jti:{claims.get('iss', '')}:{claims['jti']}"
         digest = sha256(name.encode()).hexdigest()
-        if not await self._first_use(digest, max(1.0, expires - self._clock())):
+        if not await self._first_use(digest, max(1.0, expires - self._wall_clock())):
             raise CallError("unauthenticated", "replayed")
 
 
 def _is_instant(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and 0 <= value < _END_OF_TIME
 
 
 def _name(subject: Any) -> str:

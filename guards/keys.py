@@ -114,7 +114,7 @@ class KeyRing:
     """Mode keys.
 
     Args:
-        clock: seconds on any clock.
+        clock: seconds on a monotonic clock.
 
     Raises:
         ConfigError: the file cannot be used.
@@ -127,8 +127,9 @@ class KeyRing:
         self._defaults = defaults
         self._clock = clock
         self._keys: dict[bytes, tuple[bytes, Caller | None]] = {}
-        self._seen: tuple[int, int] | None = None
-        self._look_at = 0.0
+        self._seen: tuple[int, int, int] | None = None
+        self._fault = ""
+        self._look_at = clock()
         self._load()
         if not self._keys:
             raise ConfigError(f"{path}: holds no keys; python server.py keys add NAME makes one")
@@ -148,8 +149,11 @@ class KeyRing:
         self._look_at = now + _LOOK_S
         try:
             self._load()
+            self._fault = ""
         except ConfigError as fault:
-            log.error("keys_file_bad", extra={"reason": str(fault)})
+            if str(fault) != self._fault:  # once, not every second
+                self._fault = str(fault)
+                log.error("keys_file_bad", extra={"reason": self._fault})
 
     def _load(self) -> None:
         try:
@@ -159,13 +163,13 @@ class KeyRing:
                 f"{self._path}: cannot be read: {error.strerror}; "
                 "python server.py keys add NAME makes it"
             ) from None
-        seen = status.st_mtime_ns, status.st_size
+        seen = status.st_mtime_ns, status.st_size, status.st_ino
         if seen != self._seen:
-            self._seen = seen
             self._keys = {
                 digest[:_INDEX_BYTES]: (digest, caller)
                 for digest, caller in read(self._path, self._defaults).items()
             }
+            self._seen = seen
 
 
 def _text(path: Path) -> str:

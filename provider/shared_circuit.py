@@ -10,12 +10,15 @@ Rules of this module:
 - While the store is down, each process is on its own, its probes too.
 """
 
+import logging
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from provider.circuit import Circuit
 from store import Store, StoreDown
+
+log: Final = logging.getLogger("sluice.circuit")
 
 _STEP_S: Final = 1.0
 _KEEP_MS: Final = 86_400_000
@@ -58,7 +61,10 @@ class SharedCircuit:
     async def run(self) -> None:
         """Step for ever."""
         while True:
-            await self.step()
+            try:
+                await self.step()
+            except Exception as error:  # this task must not end before the process does
+                log.error("circuit_not_shared", exc_info=error)
             await self._sleep(_STEP_S)
 
     async def step(self) -> None:

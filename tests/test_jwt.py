@@ -28,10 +28,11 @@ LIMITS = LimitConfig(0, 0, 0, 0, 0)
 
 
 class Door:
-    """An authenticator with a clock that a test sets."""
+    """An authenticator with clocks that a test sets."""
 
     def __init__(self, algorithm="HS256", secret=SECRET, jwks="", **further):
         self.now = NOW
+        self.monotonic = 0.0
         self.used = set()
         settings = {
             "mode": "jwt",
@@ -46,7 +47,11 @@ class Door:
         }
         config = AuthConfig(**(settings | further))
         self.authenticator = make_authenticator(
-            config, LIMITS, clock=lambda: self.now, first_use=self.first_use
+            config,
+            LIMITS,
+            clock=lambda: self.monotonic,
+            wall_clock=lambda: self.now,
+            first_use=self.first_use,
         )
 
     async def first_use(self, key, ttl_s):
@@ -186,7 +191,7 @@ async def test_a_new_key_is_found_and_an_unknown_one_not_looked_for_too_often(tm
     key_set(tmp_path, jwk(OTHER_RSA_KEY, "2"))
     token = signed(key=OTHER_RSA_KEY, algorithm="RS256", kid="2", exp=NOW + 999)
     assert await door.reason(token) == "unknown_key"
-    door.now += 61
+    door.monotonic += 61
     assert await door.name(token) == "ada"
 
 
@@ -196,7 +201,7 @@ async def test_a_bad_file_keeps_the_old_keys(tmp_path, caplog):
     token = signed(key=RSA_KEY, algorithm="RS256", kid="1", exp=NOW + 9999)
     await door.name(token)
     file.write_text("{")
-    door.now += 3700
+    door.monotonic += 3700
     assert await door.name(signed(key=RSA_KEY, algorithm="RS256", kid="1", exp=NOW + 9998)) == "ada"
     assert [record.msg for record in caplog.records] == ["jwks_bad"]
 
@@ -280,3 +285,21 @@ async def test_a_token_for_one_use():
 def test_settings_that_leave_open_who_may_sign_stop_the_start(settings, told):
     with pytest.raises(ConfigError, match=told):
         Door(**settings)
+
+
+async def test_a_withdrawn_key_stops_even_where_the_wall_clock_was_set_back(tmp_path):
+    door = Door("RS256", "", key_set(tmp_path, jwk(RSA_KEY)))
+    token = signed(exp=NOW + 10**6, key=RSA_KEY, algorithm="RS256", kid="1")
+    assert await door.name(token) == "ada"
+    key_set(tmp_path, jwk(OTHER_RSA_KEY, kid="2"))
+    door.now -= 86_400
+    door.monotonic += 3601  # remembered tokens are forgotten, and the set is stale
+    assert await door.reason(token) == "unknown_key"
+
+
+@pytest.mark.parametrize("exp", [1e300, 10**30, -1, True])
+async def test_an_instant_beyond_any_calendar_is_none(exp):
+    assert await Door(jwt_single_use=True).reason(signed(exp=exp, jti="1")) in (
+        "malformed",
+        "expired",
+    )

@@ -1,6 +1,8 @@
 """Keys: made, listed, revoked, and held against their hashes."""
 
+import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +113,33 @@ async def test_a_file_that_has_become_bad_keeps_the_old_keys(path, caplog):
         clock.now += 1
         assert (await server.authenticate(f"Bearer {key}")).name == "a"
     assert [record.msg for record in caplog.records] == ["keys_file_bad"]
+
+
+async def test_a_file_put_in_its_place_is_noticed_whatever_its_times_say(path):
+    clock = Clock()
+    key, _ = keys.add(path, "a", TODAY)
+    server = ring(path, clock)
+    old, other = path.stat(), path.with_name("other")
+    digest = path.read_text().split("sha256 = ")[1][:64]
+    other.write_text(path.read_text().replace(digest, "0" * 64))
+    os.utime(other, ns=(old.st_atime_ns, old.st_mtime_ns))
+    other.replace(path)
+    clock.now += 1
+    assert await reason(server, f"Bearer {key}") == "unknown_key"
+
+
+async def test_a_file_that_could_not_be_read_is_read_again(path, monkeypatch):
+    clock = Clock()
+    key, _ = keys.add(path, "a", TODAY)
+    server = ring(path, clock)
+    keys.add(path, "b", TODAY)
+    keys.revoke(path, "a")
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_text", lambda *_: (_ for _ in ()).throw(OSError(24, "EMFILE")))
+        clock.now += 1
+        assert (await server.authenticate(f"Bearer {key}")).name == "a"
+    clock.now += 1
+    assert await reason(server, f"Bearer {key}") == "unknown_key"
 
 
 def test_revoking_leaves_every_other_line_as_it_was(path):

@@ -62,6 +62,13 @@ async def test_a_bad_script_is_our_bug_and_not_the_stores(store):
     assert store.up
 
 
+async def test_a_server_that_cannot_write_is_down(store):
+    await store._redis.config_set("min-replicas-to-write", 1)
+    with pytest.raises(StoreDown):
+        await store.run(COUNT, ["n"], [])
+    assert not store.up
+
+
 async def test_many_at_once_share_the_connections(store):
     results = await asyncio.gather(*(store.run(COUNT, ["n"], []) for _ in range(500)))
     assert sorted(results) == list(range(1, 501))
