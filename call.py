@@ -2,9 +2,9 @@
 
 import asyncio
 from dataclasses import asdict, dataclass, field
-from typing import Final
+from typing import Any, Final
 
-from config import LimitConfig
+from config import LimitConfig, Target
 from errors import CallError
 
 
@@ -51,8 +51,15 @@ class Call:
     address: str = ""
     """The client's, as limits know it: an IPv6 address stands for its /64."""
     model: str = ""
-    messages: list[dict[str, str]] = field(default_factory=list, repr=False)
+    """As requests name it; `target` has the provider's name for it."""
+    messages: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    """As chat completions have them."""
+    own_messages: int = 0
+    """How many of the first are the operator's, and nobody's secret."""
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Further fields for the provider: tools, temperature, …."""
     max_tokens: int = 0
+    """Of each answer."""
     stream: bool = False
     replay_scenario: str | None = None
     prompt_tokens: int = 0
@@ -63,6 +70,8 @@ class Call:
 
     attempts: int = 0
     """Attempts begun; a retry is every attempt after the first."""
+    target: Target | None = None
+    """Who was asked last."""
     first_token_at: float | None = None
     usage: Usage | None = None
     answer_tokens: int = 0
@@ -87,6 +96,16 @@ class Call:
             self.ended_by = why
             if self.task is not None:
                 self.task.cancel()
+
+    @property
+    def upstream_model(self) -> str:
+        """The model as the provider that was asked last calls it."""
+        return self.target.model if self.target else self.model
+
+    @property
+    def choices(self) -> int:
+        """How many answers are asked for."""
+        return int(self.options.get("n") or 1)
 
     def charged_tokens(self) -> tuple[int, int]:
         """Prompt and answer tokens that this call has cost: as the provider says, else by our

@@ -5,7 +5,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-import config as configuration
+import config_loader
 from config import Config
 from errors import ConfigError
 from guards import keys
@@ -67,7 +67,7 @@ def check(config: Config) -> int:
         first_use=_never_used,
     )
     section = ""
-    for name, key, value in configuration.effective(config):
+    for name, key, value in config_loader.effective(config):
         if name != section:
             print(f"{chr(10) if section else ''}[{name}]")
             section = name

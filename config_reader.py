@@ -12,7 +12,8 @@ import configparser
 import difflib
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,15 +34,29 @@ _OWN_NAMES: Final = {
 }
 
 
+def rules_of(section: str) -> dict[str, Any] | None:
+    """The rules of a section's keys, or None for a section that cannot be."""
+    if section in SCHEMA["properties"]:
+        rules: dict[str, Any] = SCHEMA["properties"][section]["properties"]
+        return rules
+    for pattern, named in SCHEMA["patternProperties"].items():
+        if re.fullmatch(pattern, section):
+            rules = named["properties"]
+            return rules
+    return None
+
+
 def defaults(section: str) -> dict[str, Any]:
-    rules = SCHEMA["properties"][section]["properties"]
+    """The keys of a section that have a default."""
     return {
         key: tuple(rule["default"]) if rule["type"] == "array" else rule["default"]
-        for key, rule in rules.items()
+        for key, rule in (rules_of(section) or {}).items()
+        if "default" in rule
     }
 
 
-def from_file(path: Path) -> Iterator[tuple[str, str, str, str]]:
+def from_file(path: Path) -> dict[str, list[tuple[str, str, str]]]:
+    """What the file says: by section `(key, value, where it stands)`."""
     # Values are taken literally: no interpolation, no default section.
     parser = configparser.ConfigParser(interpolation=None, default_section="")
     try:
@@ -52,13 +67,15 @@ def from_file(path: Path) -> Iterator[tuple[str, str, str, str]]:
         raise ConfigError(f"{path}: is not UTF-8 text") from None
     except configparser.Error as error:
         raise ConfigError(f"{path}: {_syntax_fault(error)}") from None
+    settings: dict[str, list[tuple[str, str, str]]] = {}
     for section in parser.sections():
-        if section not in SCHEMA["properties"]:
+        rules = rules_of(section)
+        if rules is None:
+            known = [*SCHEMA["properties"], "provider:NAME", "model:NAME"]
             raise ConfigError(
-                f"{path.name}: unknown section [{section}]"
-                + _suggest(section, list(SCHEMA["properties"]))
+                f"{path.name}: unknown section [{section}]" + _suggest(section, known)
             )
-        rules = SCHEMA["properties"][section]["properties"]
+        settings[section] = []
         for key, raw in parser.items(section):
             if key not in rules:
                 raise ConfigError(
@@ -70,7 +87,8 @@ def from_file(path: Path) -> Iterator[tuple[str, str, str, str]]:
                     f"{path.name}: [{section}] {key} is a secret: remove it from the file "
                     f"and set {name} in the environment"
                 )
-            yield section, key, raw, f"{path.name}: [{section}] {key}"
+            settings[section].append((key, raw, f"{path.name}: [{section}] {key}"))
+    return settings
 
 
 def _syntax_fault(error: configparser.Error) -> str:
@@ -87,11 +105,14 @@ def _syntax_fault(error: configparser.Error) -> str:
     return "is not a valid ini file"
 
 
-def from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
+def from_environ(
+    environ: Mapping[str, str], sections: Iterable[str]
+) -> Iterator[tuple[str, str, str, str]]:
+    """What the environment says of these sections."""
     names = {
-        f"SLUICE_{section}_{key}".upper(): (section, key)
-        for section, rules in SCHEMA["properties"].items()
-        for key, rule in rules["properties"].items()
+        re.sub(r"\W", "_", f"SLUICE_{section}_{key}", flags=re.ASCII).upper(): (section, key)
+        for section in sections
+        for key, rule in (rules_of(section) or {}).items()
         if not rule.get("writeOnly")
     }
     for name in environ:
@@ -109,7 +130,7 @@ def _suggest(word: str, known: list[str]) -> str:
 
 
 def parse(section: str, key: str, raw: str, source: str) -> Any:
-    rule = SCHEMA["properties"][section]["properties"][key]
+    rule = (rules_of(section) or {})[key]
     value: Any = raw.strip()
     if rule["type"] == "boolean":
         value = configparser.ConfigParser.BOOLEAN_STATES.get(value.lower())

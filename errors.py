@@ -29,6 +29,7 @@ OUTCOMES: Final[dict[str, Outcome]] = {
     "invalid_request": Outcome(400, "The request is not valid"),
     "unauthenticated": Outcome(401, "Authentication is required"),
     "forbidden": Outcome(403, "This request is not allowed"),
+    "model_not_found": Outcome(404, "There is no such model"),
     "not_found": Outcome(404, "There is nothing at this address"),
     "method_not_allowed": Outcome(405, "This address does not accept that method"),
     "body_too_large": Outcome(413, "The request body is too large"),

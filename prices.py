@@ -3,37 +3,56 @@
 The table needs no network. A look-up takes 0.1 ms, so unit prices are kept for each model.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
 from genai_prices import Usage, calc_price
 
-from config import ChatConfig
+from call import Call
+from config import ModelConfig
 
 _MILLION: Final = 1_000_000
 # Small, for some models cost more beyond a certain length.
 _SAMPLE: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Price:
     """US dollars for a million tokens."""
 
-    input_usd: float
     output_usd: float
+    input_usd: float
 
     def usd(self, prompt_tokens: int, answer_tokens: int) -> float:
         return (prompt_tokens * self.input_usd + answer_tokens * self.output_usd) / _MILLION
 
 
-def price_list(config: ChatConfig) -> Callable[[str], Price | None]:
-    """Look-up by model: the configured price, else the table's, else None."""
-    if config.input_usd_per_million or config.output_usd_per_million:
-        configured = Price(config.input_usd_per_million, config.output_usd_per_million)
-        return lambda model: configured
-    return known_price
+class Prices:
+    """The prices of the models that requests may name: the configured one, else the table's."""
+
+    def __init__(self, models: Mapping[str, ModelConfig]) -> None:
+        self._configured = {
+            name: Price(model.output_usd_per_million, model.input_usd_per_million)
+            for name, model in models.items()
+            if model.input_usd_per_million or model.output_usd_per_million
+        }
+        self._dearest: dict[str, Price | None] = {}
+        for name, model in models.items():
+            known = [known_price(target.model) for target in model.upstream]
+            self._dearest[name] = max(filter(None, known), default=None)
+
+    def of(self, call: Call) -> Price | None:
+        """The price where the call was asked last; before that, of the dearest it may come to."""
+        if call.model in self._configured:
+            return self._configured[call.model]
+        return known_price(call.target.model) if call.target else self._dearest.get(call.model)
+
+    def usd(self, call: Call) -> float | None:
+        """What the call has cost, or None where nobody knows the price."""
+        price = self.of(call)
+        return round(price.usd(*call.charged_tokens()), 9) if price else None
 
 
 @cache
@@ -44,4 +63,4 @@ def known_price(model: str) -> Price | None:
     except LookupError:
         return None
     scale = _MILLION / _SAMPLE
-    return Price(float(price.input_price) * scale, float(price.output_price) * scale)
+    return Price(float(price.output_price) * scale, float(price.input_price) * scale)

@@ -3,8 +3,8 @@
     serve     (the default) run the server: POST /api/chat, GET /healthz, GET /readyz
     check     test the configuration and print what is in force
     keys      add NAME, list, revoke NAME: the keys of [auth] mode = keys
-    record    run the server in front of the configured provider and write what it
-              answers to a cassette
+    record    run the server in front of [provider] and write what it answers to a
+              cassette
     replay    run the server on a cassette, without key or network
 
 Without OPENAI_API_KEY `serve` replays the recordings in cassettes/. Try it with
@@ -20,27 +20,32 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+import httpx2
 from dotenv import dotenv_values
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 import commands
-import config as configuration
-from config import Config
+import config_loader
+from config import Config, ProviderConfig
 from errors import ConfigError
 from guards.gate import Gate
 from handlers import Services, make_app
+from prices import Prices
 from provider.cassette import Provenance
+from provider.circuit import Circuit
 from provider.client import Provider
 from provider.embedded import EmbeddedProvider, Library
 from provider.recorder import RecordingTransport
+from provider.router import Router
 from provider.shared_circuit import SharedCircuit
 from provider.transport import AiohttpTransport
 from store import Store
@@ -62,7 +67,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; the process's exit code."""
     options = commands.options(argv, description=__doc__, version=VERSION, here=HERE)
     try:
-        config = configuration.load(options.config, _environment(options))
+        config = config_loader.load(
+            options.config, _environment(options), keyless=options.command == "replay"
+        )
         if options.command == "check":
             return commands.check(config)
         if options.command == "keys":
@@ -78,14 +85,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _environment(options: argparse.Namespace) -> Mapping[str, str]:
-    """The environment over .env; in replay without the names of a real provider."""
+    """The environment over .env."""
     environment = dict(os.environ)
     if "DYNO" not in environment:  # .env is for development, not for a platform
         file = {k: v for k, v in dotenv_values(options.config.parent / ".env").items() if v}
         environment = {**file, **environment}
-    if options.command == "replay":
-        environment.pop("OPENAI_API_KEY", None)
-        environment.pop("OPENAI_BASE_URL", None)
     return environment
 
 
@@ -98,7 +102,7 @@ def _library(config: Config, options: argparse.Namespace) -> Library | None:
             raise ConfigError(f"{options.cassette.parent}: is not a folder")
         if options.cassette.exists():
             raise ConfigError(f"{options.cassette}: exists already; remove it to record anew")
-    if config.provider.api_key:
+    if not config.replays:
         return None
     return Library.open(options.cassette or config.replay.cassettes)
 
@@ -123,60 +127,97 @@ async def wired(
         cassette: record the provider's answers into this file.
     """
     loop = asyncio.get_running_loop()
-    base_url, api_key, mode = config.provider.base_url, config.provider.api_key, "live"
     async with AsyncExitStack() as stack:
-        scenarios: tuple[str, ...] = ()
+        embedded = None
         if library is not None:
             embedded = EmbeddedProvider(library, config.replay.chunk_interval_s)
-            base_url, api_key, mode = embedded.start(), "none-needed", "replay"
-            scenarios = embedded.scenarios
             stack.push_async_callback(embedded.stop)
-        network = AiohttpTransport(
-            connect_s=config.provider.connect_s,
-            max_response_bytes=config.provider.max_response_bytes,
-            max_stream_bytes=config.provider.max_stream_bytes,
-        )
-        transport: AiohttpTransport | RecordingTransport = network
-        if library is None and cassette is not None:
-            transport, mode = _recording(network, cassette, config), "record"
-        provider = Provider(
+        router = make_router(
             config,
-            base_url=base_url,
-            api_key=api_key,
-            transport=transport,
+            partial(_transport, cassette=cassette, config=config),
+            embedded_url=embedded.start() if embedded else None,
             clock=loop.time,
             sleep=asyncio.sleep,
             random=random.random,
-            forward_scenario=bool(scenarios),
         )
-        stack.push_async_callback(provider.aclose)
+        stack.push_async_callback(router.aclose)
         store = Store(config.store, clock=loop.time) if config.store.redis_url else None
-        gate = Gate.build(config, store, clock=loop.time, wall_clock=time.time, sleep=asyncio.sleep)
+        prices = Prices(config.models)
+        gate = Gate.build(
+            config,
+            store,
+            clock=loop.time,
+            wall_clock=time.time,
+            prices=prices,
+            sleep=asyncio.sleep,
+        )
         stack.push_async_callback(gate.aclose)
         if store is not None:
-            sharing = SharedCircuit(provider.circuit, store, sleep=asyncio.sleep)
-            task = asyncio.create_task(sharing.run())
-            stack.callback(task.cancel)
+            for name, circuit in router.circuits.items():
+                sharing = SharedCircuit(name, circuit, store, sleep=asyncio.sleep)
+                stack.callback(asyncio.create_task(sharing.run()).cancel)
         yield Services(
             config=config,
-            provider=provider,
+            router=router,
             gate=gate,
-            settlement=Settlement(loop.time),
+            prices=prices,
+            settlement=Settlement(loop.time, prices),
             clock=loop.time,
             version=VERSION,
-            mode=mode,
-            scenarios=scenarios,
+            mode="replay" if embedded else "record" if cassette else "live",
+            scenarios=embedded.scenarios if embedded else (),
         )
 
 
-def _recording(inner: AiohttpTransport, cassette: Path, config: Config) -> RecordingTransport:
+def make_router(
+    config: Config,
+    transport: Callable[[str, ProviderConfig], httpx2.AsyncBaseTransport],
+    *,
+    embedded_url: str | None = None,
+    clock: Callable[[], float],
+    sleep: Callable[[float], Awaitable[None]],
+    random: Callable[[], float],
+) -> Router:
+    """The providers, each with its own connections and circuit.
+
+    Args:
+        transport: makes the HTTP layer of the provider with this name.
+        embedded_url: stands in for all of them.
+    """
+    providers = {
+        name: Provider(
+            provider,
+            Circuit(config.circuit, clock),
+            base_url=embedded_url or provider.base_url,
+            api_key="none-needed" if embedded_url else provider.api_key,
+            transport=transport(name, provider),
+            forward_scenario=embedded_url is not None,
+        )
+        for name, provider in config.providers.items()
+    }
+    return Router(config, providers, clock=clock, sleep=sleep, random=random)
+
+
+def _transport(
+    name: str, provider: ProviderConfig, *, cassette: Path | None, config: Config
+) -> httpx2.AsyncBaseTransport:
+    network = AiohttpTransport(
+        connect_s=provider.connect_s,
+        max_response_bytes=provider.max_response_bytes,
+        max_stream_bytes=provider.max_stream_bytes,
+    )
+    if cassette is None or name != "default":
+        return network
     provenance = Provenance(
-        engine=f"{config.chat.model} at {urlsplit(config.provider.base_url).netloc}",
+        engine=f"{config.chat.model} at {urlsplit(provider.base_url).netloc}",
         recorded_at=datetime.now(UTC).isoformat(timespec="seconds"),
         recorded_by=f"sluice {VERSION}",
     )
     return RecordingTransport(
-        inner, cassette, provenance, lambda count: log.info("recorded", extra={"exchanges": count})
+        network,
+        cassette,
+        provenance,
+        lambda count: log.info("recorded", extra={"exchanges": count}),
     )
 
 

@@ -17,10 +17,11 @@ ROOT: Final = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(ROOT / "tokens"))
 
-import config  # noqa: E402
+import config_loader  # noqa: E402
 from call import Call  # noqa: E402
 from guards.gate import Gate  # noqa: E402
 from guards.tokens import weigh  # noqa: E402
+from prices import Prices  # noqa: E402
 
 CALLS: Final = 5000
 SHORT: Final = "Tell me something about benchmarks, will you?"
@@ -35,6 +36,7 @@ def made(text: str) -> Call:
     call = Call("id", "/api/chat", 0.0, 1.0, model="gpt-4o-mini", max_tokens=300)
     call.address = "203.0.113.9"
     system = {"role": "system", "content": "You are a helpful assistant."}
+    call.own_messages = 1
     call.messages = [system, {"role": "user", "content": text}]
     return call
 
@@ -51,11 +53,13 @@ async def cpu_us(text: str, work: Callable[[Call], Awaitable[object]]) -> float:
 
 
 async def main() -> None:
+    config = config_loader.load(ROOT / "config.ini", UNLIMITED)
     gate = Gate.build(
-        config.load(ROOT / "config.ini", UNLIMITED),
+        config,
         None,
         clock=time.monotonic,
         wall_clock=time.time,
+        prices=Prices(config.models),
         sleep=asyncio.sleep,
     )
 
@@ -71,7 +75,7 @@ async def main() -> None:
         gate.redactor.redact(call.messages[1:])
 
     async def tokens(call: Call) -> None:
-        await weigh(call, 8000)
+        await weigh(call, call.model, 8000)
 
     for text in (SHORT, LONG):
         print(f"a prompt of {len(text)} characters")

@@ -16,11 +16,10 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-import config as configuration  # noqa: E402
+import config_loader  # noqa: E402
 from call import Call  # noqa: E402
 from errors import CallError  # noqa: E402
 from provider.cassette import Provenance  # noqa: E402
-from provider.client import Provider  # noqa: E402
 from provider.recorder import RecordingTransport  # noqa: E402
 from provider.transport import AiohttpTransport  # noqa: E402
 
@@ -55,18 +54,19 @@ async def record(name: str) -> None:
     path = HERE / f"{name}.yaml"
     path.unlink(missing_ok=True)
     loop = asyncio.get_running_loop()
-    config = configuration.load(HERE.parent / "config.ini", {"SLUICE_RETRY_MAX_ATTEMPTS": "1"})
+    environ = {"OPENAI_API_KEY": "not-a-key", "OPENAI_BASE_URL": f"http://127.0.0.1:{PORT}/v1"}
+    config = config_loader.load(
+        HERE.parent / "config.ini", {"SLUICE_RETRY_MAX_ATTEMPTS": "1", **environ}
+    )
     network = AiohttpTransport(connect_s=5, max_response_bytes=65536, max_stream_bytes=65536)
     provenance = Provenance(
         engine="a local server answering in OpenAI's documented error shape",
         recorded_at=datetime.now(UTC).isoformat(timespec="seconds"),
         recorded_by="cassettes/record_failures.py",
     )
-    provider = Provider(
+    router = server.make_router(
         config,
-        base_url=f"http://127.0.0.1:{PORT}/v1",
-        api_key="not-a-key",
-        transport=RecordingTransport(network, path, provenance, lambda count: None),
+        lambda *_: RecordingTransport(network, path, provenance, lambda count: None),
         clock=loop.time,
         sleep=asyncio.sleep,
         random=lambda: 0.0,
@@ -74,10 +74,10 @@ async def record(name: str) -> None:
     call = Call(name, "record", loop.time(), loop.time() + 10, model=config.chat.model)
     call.messages, call.max_tokens = [{"role": "user", "content": "Hello"}], config.chat.max_tokens
     try:
-        await provider.complete(call)
+        await router.complete(call)
     except CallError as failure:
         print(f"{path.name}: {status} read as {failure.code}")
-    await provider.aclose()
+    await router.aclose()
     server.stop()
     await server.close_all_connections()
 

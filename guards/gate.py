@@ -10,16 +10,18 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from call import Call
+from call import Call, Caller
 from config import Config
 from guards.admission import Admission
 from guards.auth import Authenticator, make_authenticator
 from guards.idempotency import Replies
 from guards.limits import Limits
-from guards.redaction import Redactor, Restorer
+from guards.redaction import Redactor
+from guards.restoring import AnswerRestorer
 from guards.single_use import SingleUse
+from guards.texts import places
 from guards.tokens import counter, weigh
-from prices import price_list
+from prices import Prices
 from store import Store
 
 _THREAD_FROM_CHARACTERS: Final = 32_768
@@ -45,6 +47,7 @@ class Gate:
         *,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
+        prices: Prices,
         sleep: Callable[[float], Awaitable[None]],
     ) -> "Gate":
         """The guards as configured.
@@ -56,8 +59,8 @@ class Gate:
         Raises:
             ConfigError: keys or tokens cannot be checked as configured.
         """
-        for model in (config.chat.model, *config.chat.models):
-            counter(model)  # a table takes 0.3 s to load: now, not in the first call
+        for target in {target for model in config.models.values() for target in model.upstream}:
+            counter(target.model)  # a table takes 0.3 s to load: now, not in the first call
         single_use = SingleUse(store, clock=clock)
         return cls(
             config=config,
@@ -70,7 +73,7 @@ class Gate:
             ),
             admission=Admission(config.server.max_in_flight),
             redactor=Redactor(config.redaction),
-            limits=Limits(config, store, clock=wall_clock, price=price_list(config.chat)),
+            limits=Limits(config, store, clock=wall_clock, prices=prices),
             replies=Replies(config.idempotency, store, clock=clock, sleep=sleep),
             store=store,
         )
@@ -90,7 +93,16 @@ class Gate:
         """Whether calls may pass as far as the store goes."""
         return self.store is None or self.store.up or self.store.fail_open
 
-    async def admit(self, call: Call) -> Restorer | None:
+    def models_of(self, caller: Caller) -> list[str]:
+        """The models that this caller may ask; the first is the default."""
+        models = self.config.models
+        return [
+            name
+            for name in caller.models or models
+            if name in models and (not models[name].callers or caller.name in models[name].callers)
+        ]
+
+    async def admit(self, call: Call) -> AnswerRestorer | None:
         """Let this call pass, with its words redacted and the most it may cost reserved.
 
         Returns:
@@ -99,16 +111,17 @@ class Gate:
         Raises:
             CallError: 413, 422, 429 or 503.
         """
-        first = call.messages[0]["role"] == "system"  # the operator's own words
-        said = call.messages[first:]
-        if sum(len(message["content"]) for message in said) < _THREAD_FROM_CHARACTERS:
-            redacted = self.redactor.redact(said)
+        said = call.messages[call.own_messages :]
+        values = [*said, call.options] if call.options else said
+        if sum(len(holder[key]) for holder, key in places(values)) < _THREAD_FROM_CHARACTERS:
+            redacted = self.redactor.redact(values)
         else:
-            redacted = await asyncio.to_thread(self.redactor.redact, said)
-        call.messages[first:], call.redactions = redacted.messages, redacted.counts
-        await weigh(call, self.config.chat.max_prompt_tokens)
+            redacted = await asyncio.to_thread(self.redactor.redact, values)
+        call.redactions = redacted.counts
+        model = self.config.models[call.model]
+        await weigh(call, model.upstream[0].model, model.max_prompt_tokens)
         await self.limits.reserve(call)
-        return redacted.restorer
+        return AnswerRestorer(redacted.restored) if redacted.restored else None
 
     def leave(self, call: Call) -> None:
         """Settle what was reserved, and free the place."""

@@ -36,7 +36,7 @@ from guards.counters import (
     MemoryCounters,
     RedisCounters,
 )
-from prices import Price
+from prices import Prices
 from store import Store, StoreDown
 
 _WINDOW_S: Final = {
@@ -67,7 +67,7 @@ class Limits:
 
     Args:
         clock: seconds since the epoch: windows begin at the same instant in every process.
-        price: what tokens of a model cost, or None where nobody knows.
+        prices: of all models.
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class Limits:
         store: Store | None,
         *,
         clock: Callable[[], float],
-        price: Callable[[str], Price | None],
+        prices: Prices,
     ) -> None:
         self._caller_limits = config.limit_caller
         self._ip = limits_of("ip", config.limit_ip)
         self._total = limits_of("total", config.limit_total)
         self._clock = clock
-        self._price = price
+        self._prices = prices
         self._memory = MemoryCounters()
         # No call lasts longer than this, and a place in flight is not held longer either.
         lease_s = config.provider.deadline_s + config.provider.stream_s
@@ -99,7 +99,8 @@ class Limits:
             CallError: `rate_limited` or `quota_exceeded` with the wait, `prompt_too_long` where
                 waiting will not help, `overloaded` where calls must not pass uncounted.
         """
-        amounts = self._amounts(call.model, call.prompt_tokens, call.max_tokens, in_flight=1)
+        longest = call.max_tokens * call.choices
+        amounts = self._amounts(call, call.prompt_tokens, longest, in_flight=1)
         charges = [
             Charge(limit, f"{limit.scope}:{limit.name}:{subject}", amounts[limit.name])
             for limits, subject in self._subjects(call)
@@ -126,7 +127,7 @@ class Limits:
         reservation = self._reservations.pop(call, None)
         if reservation is None:
             return
-        used = self._amounts(call.model, *call.charged_tokens(), in_flight=0)
+        used = self._amounts(call, *call.charged_tokens(), in_flight=0)
         reservation.counters.correct(
             [
                 Charge(limit, key, used[limit.name] - amount)
@@ -150,9 +151,9 @@ class Limits:
         return subjects
 
     def _amounts(
-        self, model: str, prompt_tokens: int, answer_tokens: int, *, in_flight: int
+        self, call: Call, prompt_tokens: int, answer_tokens: int, *, in_flight: int
     ) -> dict[str, int]:
-        price = self._price(model)
+        price = self._prices.of(call)
         usd = price.usd(prompt_tokens, answer_tokens) if price else 0.0
         tokens = prompt_tokens + answer_tokens
         return {

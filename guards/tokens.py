@@ -2,6 +2,8 @@
 
     prompt = 3 + sum over messages of (3 + role + content)        (the cookbook's formula)
 
+and tools and formats as the JSON they are.
+
 Rules of this module:
 
 - The tables are in tokens/; for a model that tiktoken does not know, o200k_base is an estimate.
@@ -12,17 +14,24 @@ Rules of this module:
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import tiktoken
 
 from call import Call
+from documents import leaves
 from errors import CallError
+from guards.texts import packed, places
 
 _PER_MESSAGE: Final = 3
 _PER_PROMPT: Final = 3
+_WEIGHED: Final = ("tools", "functions", "response_format")
+# At high detail, of eight tiles; the provider's own count is charged in the end.
+_PER_IMAGE: Final = 1445
+# Base64 of a scanned page or of speech: rather too few.
+_DATA_PER_TOKEN: Final = 100
 _LONGEST_TOKEN_BYTES: Final = 128
 _THREAD_FROM_CHARACTERS: Final = 32_768
 # No more of an answer than this is kept to be counted.
@@ -42,33 +51,54 @@ def counter(model: str) -> Count:
     return lambda text: len(encoding.encode_ordinary(text))
 
 
-async def weigh(call: Call, max_prompt_tokens: int) -> None:
+async def weigh(call: Call, model: str, max_prompt_tokens: int) -> None:
     """Set `call.prompt_tokens`.
+
+    Args:
+        model: as its provider calls it.
 
     Raises:
         CallError: `prompt_too_long`, with limit and count.
     """
-    characters = sum(len(message["content"]) for message in call.messages)
+    texts = [holder[key] for holder, key in places(call.messages)]
+    texts += [packed(call.options[name]) for name in _WEIGHED if name in call.options]
+    characters = sum(map(len, texts))
     at_least = characters // _LONGEST_TOKEN_BYTES
     if at_least > max_prompt_tokens:
         raise _too_long(max_prompt_tokens, f"at least {at_least}")
     if characters < _THREAD_FROM_CHARACTERS:
-        call.prompt_tokens = prompt_tokens(call.model, call.messages)
+        tokens = _weight(model, texts)
     else:
-        call.prompt_tokens = await asyncio.to_thread(prompt_tokens, call.model, call.messages)
+        tokens = await asyncio.to_thread(_weight, model, texts)
+    # Every role that a message here can have is one token.
+    tokens += _PER_PROMPT + (_PER_MESSAGE + 1) * len(call.messages)
+    call.prompt_tokens = tokens + sum(map(_attachments, call.messages))
     if call.prompt_tokens > max_prompt_tokens:
         raise _too_long(max_prompt_tokens, str(call.prompt_tokens))
 
 
-def prompt_tokens(model: str, messages: Sequence[dict[str, str]]) -> int:
-    count = counter(model)
-    # Every role that a message here can have is one token.
-    return _PER_PROMPT + sum(_PER_MESSAGE + 1 + count(each["content"]) for each in messages)
+def _weight(model: str, texts: Sequence[str]) -> int:
+    return sum(map(counter(model), texts))
 
 
-async def weigh_answer(call: Call, text: str) -> None:
+def _attachments(message: dict[str, Any]) -> int:
+    """An estimate of what is no text in a message."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return 0
+    tokens = 0
+    for part in content:
+        if part.get("type") == "image_url":
+            tokens += _PER_IMAGE
+        for holder, key in leaves(part):
+            if key in ("data", "file_data"):
+                tokens += len(holder[key]) // _DATA_PER_TOKEN
+    return tokens
+
+
+async def weigh_answer(call: Call, model: str, text: str) -> None:
     """Set `call.answer_tokens`, where the provider has not said how many."""
-    count = counter(call.model)
+    count = counter(model)
     if len(text) < _THREAD_FROM_CHARACTERS:
         call.answer_tokens = count(text)
     else:
@@ -79,6 +109,7 @@ class AnswerMeter:
     """Counts a streamed answer on its way.
 
     Args:
+        model: as its provider calls it.
         max_tokens: what the provider was told; an engine that does not mind it is cut.
     """
 
@@ -90,8 +121,8 @@ class AnswerMeter:
         self._pending: list[str] = []
         self._pending_bytes = 0
 
-    def passes(self, deltas: Sequence[str]) -> bool:
-        """Add these deltas; False once the answer is longer than was reserved for it."""
+    def passes(self, deltas: Iterable[str]) -> bool:
+        """Add these texts; False once the answer is longer than was reserved for it."""
         for delta in deltas:
             self._pending.append(delta)
             self._pending_bytes += len(delta.encode())

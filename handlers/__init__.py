@@ -3,7 +3,7 @@
 from tornado.web import Application
 
 from handlers.base import NotFoundHandler, Services
-from handlers.chat import ChatHandler
+from handlers.chat import ChatHandler, ResumeHandler
 from handlers.health import LivenessHandler, ReadinessHandler
 from handlers.xsrf import XsrfHandler
 
@@ -15,6 +15,7 @@ def make_app(services: Services) -> Application:
     return Application(
         [
             (r"/api/chat", ChatHandler),
+            (r"/api/chat/([^/]+)/stream", ResumeHandler),
             (r"/api/xsrf", XsrfHandler),
             (r"/healthz", LivenessHandler),
             (r"/readyz", ReadinessHandler),

@@ -30,7 +30,8 @@ from errors import CallError
 from guards.address import client_address
 from guards.gate import Gate
 from handlers.browser import BrowserHandler
-from provider.client import Provider
+from prices import Prices
+from provider.router import Router
 from telemetry.settlement import Settlement
 
 log: Final = logging.getLogger("sluice.http")
@@ -54,8 +55,9 @@ class Services:
     """What the handlers work with; wired in server.py."""
 
     config: Config
-    provider: Provider
+    router: Router
     gate: Gate
+    prices: Prices
     settlement: Settlement
     clock: Callable[[], float]
     """Seconds on the event loop's clock."""
@@ -113,20 +115,25 @@ class BaseHandler(BrowserHandler):
 
     def answer_error(self, error: CallError) -> None:
         """Write and finish the JSON form of an error. Small, so it needs no bound."""
+        if error.retry_after_s is not None:
+            self.set_header("Retry-After", str(_whole_seconds(error.retry_after_s)))
+        if error.code == "method_not_allowed":
+            self.set_header("Allow", ", ".join(self._implemented()))
+        if error.code == "unauthenticated":
+            self.set_header("WWW-Authenticate", "Bearer")
+        self.answer(self.error_document(error), error.outcome.status)
+        self.finish()
+
+    def error_document(self, error: CallError) -> dict[str, Any]:
+        """The body of an error."""
         document: dict[str, Any] = {
             "error": error.text,
             "code": error.code,
             "requestId": self.request_id,
         }
         if error.retry_after_s is not None:
-            document["retry_after"] = wait_s = max(1, math.ceil(error.retry_after_s))
-            self.set_header("Retry-After", str(wait_s))
-        if error.code == "method_not_allowed":
-            self.set_header("Allow", ", ".join(self._implemented()))
-        if error.code == "unauthenticated":
-            self.set_header("WWW-Authenticate", "Bearer")
-        self.answer(document, error.outcome.status)
-        self.finish()
+            document["retry_after"] = _whole_seconds(error.retry_after_s)
+        return document
 
     def finish(self, chunk: Any = None) -> "asyncio.Future[None]":
         written = super().finish(chunk)
@@ -225,6 +232,10 @@ class BaseHandler(BrowserHandler):
             for name in self.SUPPORTED_METHODS
             if getattr(own, name.lower()) is not getattr(RequestHandler, name.lower())
         ]
+
+
+def _whole_seconds(wait_s: float) -> int:
+    return max(1, math.ceil(wait_s))
 
 
 class NotFoundHandler(BaseHandler):

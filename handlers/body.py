@@ -19,8 +19,10 @@ import jsonschema_rs
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
+from documents import is_deeper
 from errors import CallError
 
+_MAX_LEVELS: Final = 32
 _SCHEMAS: Final = Path(__file__).parent.parent / "schemas"
 
 
@@ -29,26 +31,29 @@ class Schema:
 
     def __init__(self, name: str) -> None:
         rules = json.loads((_SCHEMAS / name).read_bytes())
-        self.fits = jsonschema_rs.Draft202012Validator(rules).is_valid
+        self.keys: frozenset[str] = frozenset(rules["properties"])
+        self._fits = jsonschema_rs.Draft202012Validator(rules).is_valid
         self._explaining = Draft202012Validator(rules)
 
-    def fault(self, document: object) -> CallError:
-        """What is wrong with a document that does not fit."""
-        fault = best_match(self._explaining.iter_errors(document))
-        return invalid(_told(fault) if fault else "The body does not fit the schema")
+    def check(self, document: object) -> None:
+        """
+        Raises:
+            CallError: `invalid_request`, with the place and the rule.
+        """
+        if not self._fits(document):
+            fault = best_match(self._explaining.iter_errors(document))
+            raise invalid(_told(fault) if fault else "The body does not fit the schema")
 
 
-def parse(body: bytes, schema: Schema) -> dict[str, Any]:
-    """The body as a dict that fits the schema (whose top level is an object).
+def parse(body: bytes) -> dict[str, Any]:
+    """The body as a JSON object.
 
     Raises:
-        CallError: `invalid_request`, with the place and the rule.
+        CallError: `invalid_request`.
     """
     document = _strict_json(body)
     if not isinstance(document, dict):
         raise invalid("The body must be a JSON object")
-    if not schema.fits(document):
-        raise schema.fault(document)
     return document
 
 
@@ -81,6 +86,8 @@ def _strict_json(body: bytes) -> object:
         raise invalid("The body is nested too deeply") from None
     except ValueError:  # int() of more digits than Python reads
         raise invalid("The body has a number that is out of range") from None
+    if text.count("[") + text.count("{") > _MAX_LEVELS and is_deeper(document, _MAX_LEVELS):
+        raise invalid("The body is nested too deeply")
     return document
 
 
@@ -130,12 +137,18 @@ _USER_MESSAGE: Final = "userMessage must be a non-empty string"
 def _rule_in_words(rule: str, limit: Any) -> str:
     match rule:
         case "type":
-            article = "an" if limit[0] in "aio" else "a"
-            return f"be {article} {limit}"
+            kinds = [limit] if isinstance(limit, str) else limit
+            return "be " + " or ".join(
+                f"{'an' if kind[0] in 'aio' else 'a'} {kind}" for kind in kinds
+            )
         case "enum":
             return "be one of " + ", ".join(limit)
         case "minimum":
             return f"be at least {limit}"
+        case "maximum":
+            return f"be at most {limit}"
+        case "minItems":
+            return f"have at least {limit} items"
         case "maxItems":
             return f"have at most {limit} items"
         case "pattern":

@@ -27,13 +27,14 @@ _HEADERS: Final = {
 }
 _HSTS: Final = "max-age=31536000"
 _PREFLIGHT: Final = {
-    "Access-Control-Allow-Methods": "POST",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, X-Request-Id",
+    "Access-Control-Allow-Methods": "GET, POST",
+    # Clients of OpenAI send a dozen of their own; the star does not stand for the first.
+    "Access-Control-Allow-Headers": "Authorization, *",
     "Access-Control-Max-Age": "600",
 }
 _EXPOSED: Final = (
-    "Idempotency-Replayed, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id, "
-    "x-vercel-ai-ui-message-stream"
+    "Idempotency-Replayed, RateLimit, RateLimit-Policy, Retry-After, Retry-After-Ms, "
+    "X-Request-Id, X-Should-Retry, X-Sluice-Provider, x-vercel-ai-ui-message-stream"
 )
 _XSRF_TEXT: Final = "X-XSRFToken is missing or wrong; GET /api/xsrf gives one"
 

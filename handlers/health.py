@@ -13,7 +13,7 @@ class _HealthHandler(BaseHandler):
                 "status": status,
                 "version": services.version,
                 "provider": services.mode,
-                "circuit": services.provider.circuit.state,
+                "circuits": {name: each.state for name, each in services.router.circuits.items()},
                 "store": services.gate.store_state,
                 "inFlight": services.gate.admission.in_flight,
             },
@@ -40,7 +40,7 @@ class LivenessHandler(_HealthHandler):
 
 
 class ReadinessHandler(_HealthHandler):
-    """`GET /readyz`: 503 while draining, while the circuit is open, or while the store is down
+    """`GET /readyz`: 503 while draining, while every circuit is open, or while the store is down
     and no call may pass without it. Half-open is ready, for only traffic can close it."""
 
     route = "/readyz"
@@ -48,7 +48,7 @@ class ReadinessHandler(_HealthHandler):
     def get(self) -> None:
         if self.services.gate.admission.draining:
             self.answer_health("draining", 503)
-        elif self.services.provider.circuit.state == "open":
+        elif self.services.router.all_open:
             self.answer_health("circuit_open", 503)
         elif not self.services.gate.passable:
             self.answer_health("store_down", 503)

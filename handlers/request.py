@@ -1,18 +1,17 @@
-"""What a POST /api/chat asks for: its headers and body become fields of the call."""
+"""What the body of a call asks for, as far as all routes agree."""
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
 from call import Call
-from config import ChatConfig
+from config import ModelConfig
 from errors import CallError
 from handlers.base import BaseHandler
-from handlers.body import Schema, invalid, parse
-
-_REQUEST: Final = Schema("chat.request.json")
+from handlers.body import invalid, parse
 
 
-class ChatRequestHandler(BaseHandler):
-    """A handler whose body is a chat request."""
+class RequestHandler(BaseHandler):
+    """A handler whose body is a call."""
 
     def single_header(self, name: str) -> str | None:
         """The value of a header that may stand there once."""
@@ -21,8 +20,8 @@ class ChatRequestHandler(BaseHandler):
             raise invalid(f"{name} must not be given twice")
         return values[0] if values else None
 
-    def read_request(self, call: Call) -> None:
-        """Fill the call from the request, and let go of the body.
+    def read_body(self, call: Call) -> dict[str, Any]:
+        """The body as a JSON object; it is let go of.
 
         Raises:
             CallError: 400, 413 or 415.
@@ -30,17 +29,30 @@ class ChatRequestHandler(BaseHandler):
         self._check_headers(call)
         if self.body_bytes > self.max_body_bytes:
             raise CallError("body_too_large")
-        fields = parse(bytes(self.body), _REQUEST)
+        fields = parse(bytes(self.body))
         self.body.clear()
-        chat = self.config.chat
-        call.model = fields.get("model", "")
-        _choose_model(call, chat)
-        call.max_tokens = int(fields.get("maxTokens", chat.max_tokens))
-        if call.max_tokens > chat.max_tokens_limit:
-            raise invalid(f"maxTokens must be at most {chat.max_tokens_limit}")
-        accepts_events = "text/event-stream" in self.request.headers.get("Accept", "").lower()
-        call.stream = fields.get("stream", accepts_events)
-        call.messages = _messages(fields, chat)
+        return fields
+
+    def choose_model(self, call: Call, named: str | None) -> ModelConfig:
+        """Hold the model against those that this caller may ask; the first is the default.
+
+        Raises:
+            CallError: `model_not_found`.
+        """
+        allowed = self.services.gate.models_of(call.caller)
+        if not allowed:
+            raise CallError("model_not_found")
+        if named is not None and named not in allowed:
+            text = f"There is no such model; there are {', '.join(allowed)}"
+            raise CallError("model_not_found", text=text)
+        call.model = named or allowed[0]
+        return self.config.models[call.model]
+
+    def limit_answer(self, call: Call, name: str, asked: int, limit: int) -> None:
+        """Hold the longest answer, which the request calls `name`, against its limit."""
+        if asked > limit:
+            raise invalid(f"{name} must be at most {limit}")
+        call.max_tokens = int(asked)
 
     def _check_headers(self, call: Call) -> None:
         headers = self.request.headers
@@ -52,8 +64,7 @@ class ChatRequestHandler(BaseHandler):
             raise CallError("unsupported_media_type", text="The body must be UTF-8")
         if headers.get("Content-Encoding", "identity").lower() != "identity":
             raise CallError("unsupported_media_type", text="Content-Encoding is not accepted")
-        if self.request.query:
-            raise invalid("Query parameters are not accepted")
+        self.check_query()
         if self.services.scenarios and "X-Replay-Scenario" in headers:
             scenario = headers["X-Replay-Scenario"]
             if scenario not in self.services.scenarios:
@@ -61,17 +72,21 @@ class ChatRequestHandler(BaseHandler):
                 raise invalid(f"X-Replay-Scenario must be one of {known}")
             call.replay_scenario = scenario
 
-
-def _choose_model(call: Call, chat: ChatConfig) -> None:
-    """Hold the model against those that this caller may name; the first is the default."""
-    allowed = call.caller.models or tuple(dict.fromkeys((chat.model, *chat.models)))
-    named, call.model = call.model or allowed[0], ""
-    if named not in allowed:
-        raise invalid(f"model must be one of {', '.join(allowed)}")
-    call.model = named
+    def check_query(self) -> None:
+        if self.request.query:
+            raise invalid("Query parameters are not accepted")
 
 
-def _messages(fields: dict[str, Any], chat: ChatConfig) -> list[dict[str, str]]:
-    system = [{"role": "system", "content": chat.system_prompt}] if chat.system_prompt else []
-    said = {"role": "user", "content": fields["userMessage"].strip()}
-    return [*system, *fields.get("messages", ()), said]
+def without_system(
+    messages: list[dict[str, Any]], policy: str, is_system: Callable[[dict[str, Any]], bool]
+) -> list[dict[str, Any]]:
+    """The messages of a client, after the policy for its system messages.
+
+    Raises:
+        CallError: `invalid_request`, where they are refused.
+    """
+    if policy == "allow" or not any(map(is_system, messages)):
+        return messages
+    if policy == "refuse":
+        raise invalid("System messages are not accepted from clients")
+    return [message for message in messages if not is_system(message)]

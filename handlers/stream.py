@@ -14,7 +14,6 @@ from tornado.ioloop import IOLoop
 
 from errors import CallError
 from guards.idempotency import Recording
-from handlers import ui_stream
 from handlers.base import BaseHandler
 
 
@@ -55,8 +54,9 @@ class StreamHandler(BaseHandler):
             await super().bounded_finish()
 
     @contextmanager
-    def heartbeats(self) -> Iterator[None]:
-        """Write a comment whenever the stream has been quiet for `heartbeat_s`.
+    def heartbeats(self, comment: bytes) -> Iterator[None]:
+        """Write the comment, if there is one, whenever the stream has been quiet for
+        `heartbeat_s`.
 
         Never while a flush is pending: that client has bytes to read already, and Tornado
         keeps the completion of one flush at a time.
@@ -71,13 +71,15 @@ class StreamHandler(BaseHandler):
             nonlocal timeout
             quiet_s = clock() - self._last_flush
             if quiet_s >= interval_s and not (self._flushing or self._for_followers):
-                self.write(ui_stream.HEARTBEAT)
+                self.write(comment)
                 self.flush()
                 self._last_flush, quiet_s = clock(), 0.0
             timeout = io_loop.call_later(max(0.01, interval_s - quiet_s), look)
 
-        timeout = io_loop.call_later(interval_s, look)
+        if comment:
+            timeout = io_loop.call_later(interval_s, look)
         try:
             yield
         finally:
-            io_loop.remove_timeout(timeout)
+            if timeout is not None:
+                io_loop.remove_timeout(timeout)

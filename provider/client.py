@@ -1,18 +1,16 @@
-"""The provider's client: one attempt, buffered or streamed, and what surrounds it.
+"""A provider's client: one attempt, buffered or streamed.
 
-    complete / stream ─► Retry.run ─► Circuit.attempt ─► one attempt ─► openai ─► transport
+    Router ─► Retry.run ─► Provider: Circuit.attempt ─► one attempt ─► openai ─► transport
 
 Rules of this module:
 
 - An attempt either answers or raises a `CallError`; no other exception leaves it.
-- A stream counts as answered when its first content arrives (text or a finish reason).
-  Until then it may be tried again; afterwards the caller has seen some of it.
+- A stream counts as answered when its first content arrives (words, a tool call, or a finish
+  reason). Until then it may be tried again; afterwards the caller has seen some of it.
 - The SDK's low-level `post` is used, not the typed `create`: a third of its CPU.
 """
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -21,11 +19,10 @@ import openai
 import orjson
 
 from call import Call
-from config import Config
+from config import ProviderConfig
 from provider.circuit import Circuit
 from provider.completion import Completion, parse_completion
 from provider.deadline import timer
-from provider.retry import Retry
 from provider.stream import ChatStream
 from provider.translate import translated
 from provider.transport import LeanClient
@@ -34,7 +31,7 @@ _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class Provider:
-    """The one provider of this server. Made once, inside the running event loop.
+    """One provider of this server. Made once, inside the running event loop.
 
     Args:
         base_url, api_key: where, and with which secret; `config` names the rest.
@@ -44,22 +41,19 @@ class Provider:
 
     def __init__(
         self,
-        config: Config,
+        config: ProviderConfig,
+        circuit: Circuit,
         *,
         base_url: str,
         api_key: str,
         transport: httpx2.AsyncBaseTransport,
-        clock: Callable[[], float],
-        sleep: Callable[[float], Awaitable[None]],
-        random: Callable[[], float],
         forward_scenario: bool = False,
     ) -> None:
-        self._config = config.provider
+        self._config = config
         # Whole, so that the SDK has nothing to join for each call.
         self._url = base_url.rstrip("/") + "/chat/completions"
         self._forward_scenario = forward_scenario
-        self.circuit = Circuit(config.circuit, clock)
-        self.retry = Retry(config.retry, self.circuit, clock=clock, sleep=sleep, random=random)
+        self.circuit = circuit
         self._openai = openai.AsyncOpenAI(
             api_key=api_key,
             base_url=base_url,
@@ -71,59 +65,49 @@ class Provider:
     async def aclose(self) -> None:
         await self._openai.close()
 
-    async def complete(self, call: Call) -> Completion:
-        """The whole answer.
+    async def complete(self, call: Call, model: str, within_s: float) -> Completion:
+        """The whole answer, from one attempt.
+
+        Args:
+            model: its name at this provider.
+            within_s: seconds, if that is less than is configured.
 
         Raises:
             CallError: see `errors.OUTCOMES`.
         """
+        with self.circuit.attempt(), translated():
+            async with timer("attempt_timeout", min(self._config.attempt_s, within_s)):
+                response = await self._post(call, model)
+                return parse_completion(response.content)
 
-        async def attempt() -> Completion:
-            with self.circuit.attempt(), translated():
-                async with timer("attempt_timeout", self._config.attempt_s):
-                    response = await self._post(call)
-                    return parse_completion(response.content)
+    async def stream(self, call: Call, model: str, within_s: float) -> ChatStream:
+        """The answer as it comes, at its first content, from one attempt; to be closed.
 
-        return await self.retry.run(call, attempt)
-
-    @asynccontextmanager
-    async def stream(self, call: Call) -> AsyncIterator["ChatStream"]:
-        """The answer as it comes, positioned at its first content. Leaving closes the socket.
-
-        Raises:
-            CallError: before the body of the `async with` begins; see also `ChatStream`.
+        Args and raises as `complete`; see also `ChatStream`.
         """
+        # The attempt is over at the first content, so its own timer, which begins at the same
+        # instant and is never shorter than this one, has nothing left to bound.
+        with self.circuit.attempt() as generation, translated():
+            async with timer("first_token_timeout", min(self._config.first_token_s, within_s)):
+                stream = ChatStream(
+                    await self._post(call, model),
+                    idle_s=self._config.idle_s,
+                    max_line_bytes=self._config.max_line_bytes,
+                    on_unhealthy=partial(self.circuit.broke, generation),
+                )
+                try:
+                    await stream.begin()
+                except BaseException:
+                    await stream.aclose()
+                    raise
+                return stream
 
-        async def attempt() -> ChatStream:
-            # The attempt is over at the first content, so its own timer, which begins at the
-            # same instant and is never shorter than this one, has nothing left to bound.
-            with self.circuit.attempt() as generation, translated():
-                async with timer("first_token_timeout", self._config.first_token_s):
-                    stream = ChatStream(
-                        await self._post(call),
-                        idle_s=self._config.idle_s,
-                        max_line_bytes=self._config.max_line_bytes,
-                        on_unhealthy=partial(self.circuit.broke, generation),
-                    )
-                    try:
-                        await stream.begin()
-                    except BaseException:
-                        await stream.aclose()
-                        raise
-                    return stream
-
-        stream = await self.retry.run(call, attempt)
-        try:
-            yield stream
-        finally:
-            await stream.aclose()
-
-    async def _post(self, call: Call) -> httpx2.Response:
+    async def _post(self, call: Call, model: str) -> httpx2.Response:
         body: dict[str, Any] = {
-            "model": call.model,
+            "model": model,
             "messages": call.messages,
             self._config.max_tokens_field: call.max_tokens,
-        }
+        } | call.options
         if call.stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         headers = {

@@ -10,27 +10,42 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from call import Usage
+from documents import is_deeper, leaves
 from errors import CallError
 from provider.sse import Event
 from provider.translate import body_error
 
 DONE: Final = b"[DONE]"
+_NOT_SAID: Final = frozenset(("role", "id", "type"))
+_WORDS: Final = {"content"}
+_MAX_LEVELS: Final = 100
 
 
 class Completion(NamedTuple):
     """A whole answer."""
 
-    text: str
+    document: dict[str, Any]
+    """The provider's own; each choice has a message and a finish reason."""
     finish_reason: str
+    """Of the first choice."""
     usage: Usage | None
 
 
 class Delta(NamedTuple):
-    """What one event of a stream adds. Any of the three may be empty."""
+    """What one event of a stream adds."""
 
-    text: str
-    finish_reason: str | None
+    document: dict[str, Any]
+    """The provider's own; its choices are objects."""
+    said: str
+    """All that counts as answer: words, refusals, thoughts, tool calls, of every choice."""
+    choices: list[tuple[int, str | None]]
+    """Which choices these are, and why they end, if they do."""
     usage: Usage | None
+
+    @property
+    def is_content(self) -> bool:
+        """Whether a caller who saw this has seen some of the answer."""
+        return bool(self.said) or any(reason for _, reason in self.choices)
 
 
 def parse_completion(body: bytes) -> Completion:
@@ -41,15 +56,17 @@ def parse_completion(body: bytes) -> Completion:
             where the provider's content filter left no answer.
     """
     document = _object(body)
-    choice = _first_choice(document)
-    finish_reason = _text(choice.get("finish_reason")) if choice else ""
-    message = choice.get("message") if choice else None
-    if not finish_reason or not isinstance(message, dict):
+    choices = _choices(document)
+    if not choices:
         raise _garbage("no_choice")
-    text = _text(message.get("content")) or _text(message.get("refusal"))
-    if finish_reason == "content_filter" and not text:
+    for choice in choices:
+        if not _text(choice.get("finish_reason")) or not isinstance(choice.get("message"), dict):
+            raise _garbage("no_choice")
+    finish_reason: str = choices[0]["finish_reason"]
+    words = said(choices, "message")
+    if finish_reason == "content_filter" and not words:
         raise CallError("prompt_rejected", "content_filter")
-    return Completion(text, finish_reason, _usage(document.get("usage")))
+    return Completion(document, finish_reason, usage_of(document))
 
 
 def parse_event(event: Event) -> Delta:
@@ -61,14 +78,36 @@ def parse_event(event: Event) -> Delta:
     document = _object(event.data)
     if event.name == b"error":
         raise body_error(document)
-    usage = _usage(document.get("usage"))
-    choice = _first_choice(document)
-    if choice is None:  # usage alone, or Azure's prompt filter results
-        return Delta("", None, usage)
-    delta = choice.get("delta")
-    fields = delta if isinstance(delta, dict) else {}
-    text = _text(fields.get("content")) or _text(fields.get("refusal"))
-    return Delta(text, _text(choice.get("finish_reason")) or None, usage)
+    choices = _choices(document)  # none: usage alone, or Azure's prompt filter results
+    ends = [(_index(choice), _text(choice.get("finish_reason")) or None) for choice in choices]
+    return Delta(document, said(choices, "delta"), ends, usage_of(document))
+
+
+def first_text(document: dict[str, Any], part: str) -> str:
+    """The words, or the refusal, of the first choice.
+
+    Args:
+        part: `message` of a whole answer, `delta` of an event.
+    """
+    for choice in document["choices"]:
+        if _index(choice) == 0:
+            fields = choice.get(part) or {}
+            return _text(fields.get("content")) or _text(fields.get("refusal"))
+    return ""
+
+
+def said(choices: list[dict[str, Any]], part: str) -> str:
+    """Everything that was said in all choices, for its weight."""
+    if len(choices) == 1:
+        fields = choices[0].get(part)
+        if fields and fields.keys() == _WORDS:  # the usual case
+            return _text(fields["content"])
+    found = (
+        holder[key]
+        for choice in choices
+        for holder, key in leaves(choice.get(part) or {}, _NOT_SAID)
+    )
+    return "".join(found)
 
 
 def _object(data: bytes) -> dict[str, Any]:
@@ -78,20 +117,36 @@ def _object(data: bytes) -> dict[str, Any]:
         raise _garbage("bad_json") from None
     if not isinstance(document, dict):
         raise _garbage("bad_json")
+    if data.count(b"[") + data.count(b"{") > _MAX_LEVELS and is_deeper(document, _MAX_LEVELS):
+        raise _garbage("too_deep")  # it could not be passed on
     if document.get("error"):
         raise body_error(document["error"])
     return document
 
 
-def _first_choice(document: dict[str, Any]) -> dict[str, Any] | None:
+def _choices(document: dict[str, Any]) -> list[dict[str, Any]]:
     choices = document.get("choices")
     if not isinstance(choices, list):
         raise _garbage("no_choice")
-    if not choices:
-        return None
-    if not isinstance(choices[0], dict):
-        raise _garbage("no_choice")
-    return choices[0]
+    for choice in choices:
+        if not isinstance(choice, dict):
+            raise _garbage("no_choice")
+        for part in ("message", "delta"):
+            fields = choice.get(part)
+            if fields is None:
+                continue
+            if not isinstance(fields, dict):
+                raise _garbage("bad_type")
+            _text(fields.get("content"))
+            _text(fields.get("refusal"))
+    return choices
+
+
+def _index(choice: dict[str, Any]) -> int:
+    index = choice.get("index", 0)
+    if not isinstance(index, int):
+        raise _garbage("bad_type")
+    return index
 
 
 def _text(value: object) -> str:
@@ -102,8 +157,9 @@ def _text(value: object) -> str:
     return value
 
 
-def _usage(value: object) -> Usage | None:
+def usage_of(document: dict[str, Any]) -> Usage | None:
     """Token counts, or None where the provider sent none it is possible to believe."""
+    value = document.get("usage")
     if not isinstance(value, dict):
         return None
     prompt, completion = value.get("prompt_tokens"), value.get("completion_tokens")

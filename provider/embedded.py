@@ -20,7 +20,7 @@ import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
@@ -36,6 +36,7 @@ Conversation = tuple[tuple[str, str], ...]
 Script = Callable[[HTTPServerRequest, Exchange, float], Awaitable[None]]
 
 _EVENT_END: Final = re.compile(rb"(?<=\n\n)")
+_OPERATORS: Final = frozenset(("system", "developer"))
 _SLOW_S: Final = 3.0
 
 
@@ -80,6 +81,9 @@ class Library:
         if wanted in answers or not answers:
             return answers.get(wanted, [])
 
+        if not wanted:
+            wanted = (("user", ""),)
+
         def nearness(conversation: Conversation) -> tuple[bool, float, bool]:
             said, recorded = wanted[-1][1], conversation[-1][1]
             return said == recorded, _likeness(said, recorded), recorded == "Hello"
@@ -88,10 +92,18 @@ class Library:
 
 
 def _conversation(asked: dict[str, object]) -> Conversation:
-    """Who said what, without the system prompt, which is the server's and not the user's."""
+    """Who said what, without system prompts."""
     messages = asked.get("messages")
     assert isinstance(messages, list)
-    return tuple((m["role"], m["content"]) for m in messages if m["role"] != "system")
+    return tuple((m["role"], _said(m)) for m in messages if m["role"] not in _OPERATORS)
+
+
+def _said(message: dict[str, Any]) -> str:
+    """The words of a message, whose content may be parts."""
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text") or "" for part in content)
 
 
 def _likeness(one: str, other: str) -> float:

@@ -1,6 +1,9 @@
 """Retry: another attempt where it may help, fits the deadline, and stays within the budget.
 
-The n-th retry waits, with full jitter,
+    first round   every provider of the model in its order, at once, until one answers
+    afterwards    those whose failure may pass, the soonest first, each after a wait
+
+The n-th wait is, with full jitter,
 
     random() * min(backoff_max_s, backoff_s * 2 ** (n - 1))        seconds,
 
@@ -9,7 +12,9 @@ that those told the same do not come back at the same instant.
 
 Rules of this module:
 
-- Only `CallError.transient` is tried again; everything else ends the call as it is.
+- Only `CallError.transient` is tried again at the same provider; a refused prompt is refused
+  by all of them.
+- While others are still to be asked, an attempt has its share of the time that is left.
 - A wait after which less than `min_attempt_s` would be left is not begun: the call fails
   now, and Retry-After is passed on to the caller.
 - The budget: at one time, at most `budget_ratio` of the calls in flight may be waiting for
@@ -19,11 +24,14 @@ Rules of this module:
   `circuit_open`: this call has tried.
 """
 
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from math import inf
+from operator import itemgetter
 from typing import TypeVar
 
 from call import Call
-from config import RetryConfig
+from config import RetryConfig, Target
 from errors import CallError
 from provider.circuit import Circuit
 
@@ -34,6 +42,7 @@ class Retry:
     """Runs attempts until one succeeds or the rules say stop.
 
     Args:
+        circuits: by the provider's name.
         clock: seconds on the event loop's clock, the one of `Call.deadline`.
         sleep: coroutine function that waits so many seconds.
         random: a number from 0 to 1, uniformly.
@@ -42,66 +51,124 @@ class Retry:
     def __init__(
         self,
         config: RetryConfig,
-        circuit: Circuit,
+        circuits: Mapping[str, Circuit],
         *,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
         random: Callable[[], float],
     ) -> None:
         self._config = config
-        self._circuit = circuit
+        self._circuits = circuits
         self._clock = clock
         self._sleep = sleep
         self._random = random
         self.calls_in_flight = 0
         self.retries_in_flight = 0
 
-    async def run(self, call: Call, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def run(
+        self,
+        call: Call,
+        targets: Sequence[Target],
+        attempt: Callable[[Target, float], Awaitable[T]],
+    ) -> T:
         """The result of the first attempt that succeeds.
 
+        Args:
+            attempt: asks a target, and takes so many seconds at most.
+
         Raises:
-            CallError: of the last attempt; `deadline_exceeded` where that one timed out.
+            CallError: of the last attempt, if possible of one that may pass;
+                `deadline_exceeded` where that one timed out.
         """
         self.calls_in_flight += 1
         retrying = False
+        untried = deque(targets)
+        passing: dict[Target, CallError] = {}
+        """Whose failure may pass."""
+        outcome: CallError | None = None
         try:
             while True:
-                call.attempts += 1
+                target = untried.popleft()
                 try:
-                    return await attempt()
+                    return await self._attempt(call, target, len(untried), attempt)
                 except CallError as error:
                     failure = error
-                if failure.code == "circuit_open":
-                    call.attempts -= 1  # nothing was sent
+                if failure.code == "prompt_rejected":
                     raise failure
-                wait_s = self._wait_s(call, failure)
-                if wait_s is None or not (retrying or self._budget_allows()):
-                    raise failure
+                passing.pop(target, None)
+                if failure.transient:
+                    passing[target] = failure
+                outcome = _outcome(outcome, failure)
+                if untried and self._time_left(call, 0):
+                    continue
+                wait_s, again = self._next(call, passing)
+                if again is None or not (retrying or self._budget_allows()):
+                    raise outcome
                 if not retrying:
                     retrying = True
                     self.retries_in_flight += 1
                 await self._sleep(wait_s)
-                if self._circuit.state == "open":
-                    raise failure
+                if self._is_open(again):
+                    raise outcome
+                untried.append(again)
         finally:
             self.calls_in_flight -= 1
             self.retries_in_flight -= retrying
 
-    def _wait_s(self, call: Call, failure: CallError) -> float | None:
-        """Seconds before the next attempt, or None where there must not be one."""
+    async def _attempt(
+        self,
+        call: Call,
+        target: Target,
+        others: int,
+        attempt: Callable[[Target, float], Awaitable[T]],
+    ) -> T:
+        before = call.target
+        call.attempts, call.target = call.attempts + 1, target
+        share_s = (call.deadline - self._clock()) / (others + 1) if others else inf
+        try:
+            return await attempt(target, share_s)
+        except CallError as failure:
+            if failure.code == "circuit_open":  # nothing was sent
+                call.attempts, call.target = call.attempts - 1, before
+            raise
+
+    def _next(self, call: Call, passing: Mapping[Target, CallError]) -> tuple[float, Target | None]:
+        """Who may be asked again, and after how many seconds."""
+        if call.attempts >= self._config.max_attempts:
+            return inf, None
+        waits = [
+            (self._wait_s(call, failure), target)
+            for target, failure in passing.items()
+            if not self._is_open(target)
+        ]
+        wait_s, target = min(waits, key=itemgetter(0), default=(inf, None))
+        return (wait_s, target) if self._time_left(call, wait_s) else (inf, None)
+
+    def _wait_s(self, call: Call, failure: CallError) -> float:
         config = self._config
-        if not failure.transient or call.attempts >= config.max_attempts:
-            return None
-        if self._circuit.state == "open":
-            return None
-        if failure.retry_after_s is None:
-            step_s = config.backoff_s * 2 ** (call.attempts - 1)
-            wait_s = self._random() * min(config.backoff_max_s, step_s)
-        else:
-            wait_s = failure.retry_after_s + self._random() * config.backoff_s
-        left_s = call.deadline - self._clock()
-        return wait_s if wait_s + config.min_attempt_s <= left_s else None
+        if failure.retry_after_s is not None:
+            return failure.retry_after_s + self._random() * config.backoff_s
+        step_s: float = config.backoff_s * 2 ** (call.attempts - 1)
+        return self._random() * min(config.backoff_max_s, step_s)
+
+    def _time_left(self, call: Call, wait_s: float) -> bool:
+        """Whether after this wait there is time for an attempt."""
+        return wait_s + self._config.min_attempt_s <= call.deadline - self._clock()
+
+    def _is_open(self, target: Target) -> bool:
+        return self._circuits[target.provider].state == "open"
 
     def _budget_allows(self) -> bool:
         allowed = max(self._config.budget_min, self._config.budget_ratio * self.calls_in_flight)
         return self.retries_in_flight + 1 <= allowed
+
+
+def _outcome(earlier: CallError | None, later: CallError) -> CallError:
+    """Which of two failures the caller is told: one that was met rather than a circuit, one that
+    may pass rather than one that will not, else the later; of two circuits the sooner."""
+
+    def weight(failure: CallError) -> tuple[bool, bool, float]:
+        is_open = failure.code == "circuit_open"
+        return not is_open, failure.transient, -(failure.retry_after_s or 0) if is_open else 0
+
+    return later if earlier is None or weight(later) >= weight(earlier) else earlier

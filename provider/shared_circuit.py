@@ -48,11 +48,17 @@ return {tonumber(state[1]), tonumber(state[2]), left, mine}
 
 
 class SharedCircuit:
-    """Keeps one process's circuit in step with those of the others."""
+    """Keeps one process's circuit of a provider in step with those of the others."""
 
     def __init__(
-        self, circuit: Circuit, store: Store, *, sleep: Callable[[float], Awaitable[None]]
+        self,
+        provider: str,
+        circuit: Circuit,
+        store: Store,
+        *,
+        sleep: Callable[[float], Awaitable[None]],
     ) -> None:
+        self._keys = [f"circuit:{provider}", f"circuit:{provider}:probe"]
         self._circuit = circuit
         self._store = store
         self._sleep = sleep
@@ -74,7 +80,7 @@ class SharedCircuit:
         try:
             generation, openings, left_ms, mine = await self._store.run(
                 _STEP,
-                ["circuit", "circuit:probe"],
+                self._keys,
                 [circuit.generation, circuit.openings, left_ms, self._name, _LEASE_MS, _KEEP_MS],
             )
         except StoreDown:

@@ -1,4 +1,4 @@
-"""One streamed answer: the provider's bytes in, lists of text deltas out.
+"""One streamed answer: the provider's bytes in, lists of deltas out.
 
 Rules of this module:
 
@@ -6,31 +6,33 @@ Rules of this module:
 - Words that came before a fault are handed on before it is raised.
 - Only an event restarts the idle timer; comments and half events are silence. The timer
   runs while we wait for the provider, never while the client is slow to read.
-- A finish reason makes the answer whole: whatever breaks after it costs the usage at most.
-  An end without one is truncation, and that is a failure.
+- A finish reason for each choice makes the answer whole: whatever breaks after it costs the
+  usage at most. An end without one is truncation, and that is a failure.
 """
 
 import asyncio
 from collections.abc import AsyncIterable, Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import httpx2
 
 from call import Usage
 from errors import CallError
-from provider.completion import DONE, parse_event
+from provider.completion import DONE, Delta, parse_event
 from provider.deadline import IdleTimer
 from provider.sse import Event, LineTooLong, SSEDecoder
 from provider.translate import translated
 
 _DRAIN_S: Final = 0.5
+# Events before the first content: one that gives a role for each choice.
+_MAX_HELD: Final = 128
 
 
 class ChatStream:
-    """An async iterator over lists of text deltas.
+    """An async iterator over lists of deltas.
 
-    `finish_reason` and `usage` hold what the provider has said of them so far.
+    `finish_reasons` (by choice) and `usage` hold what the provider has said of them so far.
 
     Args:
         response: a response whose body has not been read; closed by `aclose`.
@@ -55,24 +57,29 @@ class ChatStream:
         self._on_unhealthy = on_unhealthy
         self._decoder = SSEDecoder(max_line_bytes)
         self._chunks = aiter(cast(AsyncIterable[bytes], response.stream))
-        self._held: list[str] = []
+        self._held: list[Delta] = []
         self._fault: CallError | None = None
         self._done = False
-        self.finish_reason: str | None = None
+        self.finish_reasons: dict[int, str | None] = {}
         self.usage: Usage | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether there was a choice, and each has ended."""
+        return bool(self.finish_reasons) and None not in self.finish_reasons.values()
 
     async def begin(self) -> None:
         """Read up to the first content; the attempt around it bounds and counts this."""
         kind = self._response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "text/event-stream":
             raise CallError("provider_unavailable", "not_a_stream", unhealthy=True)
-        with suppress(StopAsyncIteration):  # finished without a word: whole, though empty
-            self._held = await self._next_deltas(nullcontext())
+        while not any(delta.is_content for delta in self._held):
+            self._held = self._held[:_MAX_HELD] + await self._next_deltas(nullcontext())
 
     def __aiter__(self) -> "ChatStream":
         return self
 
-    async def __anext__(self) -> list[str]:
+    async def __anext__(self) -> list[Delta]:
         if self._held:
             deltas, self._held = self._held, []
             return deltas
@@ -80,12 +87,20 @@ class ChatStream:
             with translated():
                 return await self._next_deltas(self._idle)
         except CallError as error:
-            if self.finish_reason is not None:
+            if self.whole:
                 self._done = True
                 raise StopAsyncIteration from None
             if error.unhealthy:
                 self._on_unhealthy()
             raise
+
+    def cut(self) -> dict[str, Any]:
+        """End here; the event that says so, as the provider would have."""
+        ends = [index for index, reason in self.finish_reasons.items() if reason is None]
+        self.finish_reasons |= dict.fromkeys(ends, "length")
+        return {
+            "choices": [{"index": index, "delta": {}, "finish_reason": "length"} for index in ends]
+        }
 
     async def aclose(self) -> None:
         """Close the socket, or keep the connection where the provider ends the body in time."""
@@ -97,7 +112,7 @@ class ChatStream:
                         pass
         await self._response.aclose()
 
-    async def _next_deltas(self, idle: AbstractContextManager[None]) -> list[str]:
+    async def _next_deltas(self, idle: AbstractContextManager[None]) -> list[Delta]:
         """The deltas of the next read that brings any."""
         while True:
             if self._fault is not None:
@@ -119,22 +134,23 @@ class ChatStream:
         except LineTooLong:
             raise CallError("provider_unavailable", "oversize", unhealthy=True) from None
 
-    def _take(self, events: list[Event]) -> list[str]:
-        deltas: list[str] = []
+    def _take(self, events: list[Event]) -> list[Delta]:
+        deltas: list[Delta] = []
         try:
             for event in events:
                 if event.data == DONE:
-                    if self.finish_reason is None:
+                    if not self.whole:
                         raise CallError(
                             "provider_unavailable", "truncated", transient=True, unhealthy=True
                         )
                     self._done = True
                     break
                 delta = parse_event(event)
-                self.finish_reason = delta.finish_reason or self.finish_reason
+                for index, reason in delta.choices:
+                    if reason or index not in self.finish_reasons:
+                        self.finish_reasons[index] = reason
                 self.usage = delta.usage or self.usage
-                if delta.text:
-                    deltas.append(delta.text)
+                deltas.append(delta)
         except CallError as fault:
             self._fault = fault
         return deltas

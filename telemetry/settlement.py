@@ -6,6 +6,7 @@ from typing import Final
 
 from call import Call
 from errors import OUTCOMES, CallError
+from prices import Prices
 
 log: Final = logging.getLogger("sluice.call")
 
@@ -17,8 +18,9 @@ class Settlement:
         clock: seconds on the event loop's clock, the one of `Call.started`.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], prices: Prices) -> None:
         self._clock = clock
+        self._prices = prices
 
     def settle(self, call: Call, error: CallError | None) -> None:
         """Close the books on this call; None means that it completed. Only the first counts."""
@@ -35,6 +37,8 @@ class Settlement:
                 "caller": call.caller.name,
                 "route": call.route,
                 "model": call.model or None,
+                "provider": call.target.provider if call.target else None,
+                "upstream_model": call.target.model if call.target else None,
                 "stream": call.stream,
                 "status": status,
                 "code": call.code,
@@ -45,6 +49,7 @@ class Settlement:
                 "prompt_tokens": usage.prompt_tokens if usage else None,
                 "completion_tokens": usage.completion_tokens if usage else None,
                 "charged_tokens": charged,
+                "cost_usd": self._prices.usd(call) if charged else None,
                 "estimated": True if charged and not usage else None,
                 "redactions": call.redactions or None,
                 "cut": call.cut or None,

@@ -27,13 +27,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from redis_server import RedisServer
 from upstream import RESET, Upstream
 
-import config as configuration
+import config_loader
 import server
-from config import Config
+from config import Config, ProviderConfig
 from guards.gate import Gate
 from handlers import Services
+from prices import Prices
 from provider.cassette import Provenance
-from provider.client import Provider
 from provider.recorder import RecordingTransport
 from provider.transport import AiohttpTransport
 from store import Store
@@ -88,7 +88,7 @@ def make_settings(
         environ["REDIS_URL"] = str(redis_url)
     environ |= _UNLIMITED
     environ |= {f"SLUICE_{name.upper()}": str(value) for name, value in overrides.items()}
-    return configuration.load(ROOT / "config.ini", environ)
+    return config_loader.load(ROOT / "config.ini", environ)
 
 
 def deadline(seconds: float) -> dict[str, float]:
@@ -330,35 +330,41 @@ class Sluice:
         self._clients: list[Client] = []
         loop_clock = self.clock
         store = Store(config.store, clock=loop_clock) if config.store.redis_url else None
-        self.transport = AiohttpTransport(
-            connect_s=config.provider.connect_s,
-            max_response_bytes=config.provider.max_response_bytes,
-            max_stream_bytes=config.provider.max_stream_bytes,
-        )
-        transport: AiohttpTransport | RecordingTransport = self.transport
-        if cassette is not None:
-            provenance = Provenance("a scripted upstream", "2026-01-01T00:00:00+00:00", "tests")
-            transport = RecordingTransport(transport, cassette, provenance, lambda count: None)
+        self.transports: list[AiohttpTransport] = []
+        prices = Prices(config.models)
         self.gate = Gate.build(
             config,
             store,
             clock=loop_clock,
             wall_clock=self.wall_clock,
+            prices=prices,
             sleep=self.backoff.sleep,
         )
+
+        def transport(name: str, provider: ProviderConfig) -> Any:
+            made = AiohttpTransport(
+                connect_s=provider.connect_s,
+                max_response_bytes=provider.max_response_bytes,
+                max_stream_bytes=provider.max_stream_bytes,
+            )
+            self.transports.append(made)
+            if cassette is None:
+                return made
+            provenance = Provenance("a scripted upstream", "2026-01-01T00:00:00+00:00", "tests")
+            return RecordingTransport(made, cassette, provenance, lambda count: None)
+
         self.services = Services(
             config=config,
-            provider=Provider(
+            router=server.make_router(
                 config,
-                base_url=config.provider.base_url,
-                api_key=config.provider.api_key,
-                transport=transport,
+                transport,
                 clock=loop_clock,
                 sleep=self.backoff.sleep,
                 random=lambda: 0.5,
             ),
             gate=self.gate,
-            settlement=Settlement(loop_clock),
+            prices=prices,
+            settlement=Settlement(loop_clock, prices),
             clock=loop_clock,
             version="0.0.test",
             mode="live",
@@ -376,7 +382,7 @@ class Sluice:
         )
         self.http_server.stop()
         await self.http_server.close_all_connections()
-        await self.services.provider.aclose()
+        await self.services.router.aclose()
         await self.gate.aclose()
 
     async def connect(self) -> Client:
@@ -416,10 +422,10 @@ class Sluice:
         """Let the loop turn, then make sure that no call, retry or connection is in use."""
         for _ in range(10):
             await asyncio.sleep(0)
-        provider = self.services.provider
+        retry = self.services.router.retry
         assert self.services.gate.admission.in_flight == 0
-        assert (provider.retry.calls_in_flight, provider.retry.retries_in_flight) == (0, 0)
-        assert not self.transport._session.connector._acquired
+        assert (retry.calls_in_flight, retry.retries_in_flight) == (0, 0)
+        assert not any(each._session.connector._acquired for each in self.transports)
 
 
 StartSluice = Callable[..., Awaitable[Sluice]]
@@ -462,9 +468,14 @@ def sluice(io_loop: IOLoop, upstream: Upstream, calls: CallLog) -> Iterator[Star
     started: list[Sluice] = []
 
     async def start(
-        *, base_url: str = upstream.url, cassette: Path | None = None, **overrides: object
+        *,
+        base_url: str = upstream.url,
+        cassette: Path | None = None,
+        config: Config | None = None,
+        **overrides: object,
     ) -> Sluice:
-        started.append(Sluice(make_settings(base_url, **overrides), calls, cassette))
+        config = config or make_settings(base_url, **overrides)
+        started.append(Sluice(config, calls, cassette))
         return started[-1]
 
     async def stop() -> None:

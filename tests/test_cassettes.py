@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import vcr
 
-import config as configuration
+import config_loader
+import server
 from guards.gate import Gate
 from handlers import Services, make_app
+from prices import Prices
 from provider.cassette import Exchange, Provenance, load, save
-from provider.client import Provider
-from provider.completion import parse_completion
+from provider.completion import first_text, parse_completion
 from provider.transport import AiohttpTransport
 from telemetry.settlement import Settlement
 
@@ -85,25 +86,30 @@ def app(io_loop, waits):
             "OPENAI_BASE_URL": ANSWERS[0].url.removesuffix("/chat/completions"),
             "OPENAI_API_KEY": "not-a-key",
         }
-        settings = configuration.load(ROOT / "config.ini", environ)
-        provider = Provider(
+        settings = config_loader.load(ROOT / "config.ini", environ)
+        router = server.make_router(
             settings,
-            base_url=settings.provider.base_url,
-            api_key=settings.provider.api_key,
-            transport=AiohttpTransport(
+            lambda name, provider: AiohttpTransport(
                 connect_s=1, max_response_bytes=1_000_000, max_stream_bytes=1_000_000
             ),
             clock=loop.time,
             sleep=sleep,
             random=random.Random(0).random,
         )
+        prices = Prices(settings.models)
         return Services(
             config=settings,
-            provider=provider,
+            router=router,
             gate=Gate.build(
-                settings, None, clock=loop.time, wall_clock=time.time, sleep=asyncio.sleep
+                settings,
+                None,
+                clock=loop.time,
+                wall_clock=time.time,
+                prices=prices,
+                sleep=asyncio.sleep,
             ),
-            settlement=Settlement(loop.time),
+            prices=prices,
+            settlement=Settlement(loop.time, prices),
             clock=loop.time,
             version="test",
             mode="live",
@@ -111,7 +117,7 @@ def app(io_loop, waits):
 
     services = io_loop.run_sync(build)
     yield make_app(services)
-    io_loop.run_sync(services.provider.aclose)
+    io_loop.run_sync(services.router.aclose)
 
 
 @pytest.fixture
@@ -146,7 +152,10 @@ async def test_recorded_answer_comes_whole(post, exchange):
     expected = parse_completion(exchange.body)
     assert reply.code == 200
     assert expected.usage is not None
-    assert json.loads(reply.body) == {"text": expected.text, "usage": expected.usage.as_json()}
+    assert json.loads(reply.body) == {
+        "text": first_text(expected.document, "message"),
+        "usage": expected.usage.as_json(),
+    }
 
 
 @pytest.mark.parametrize("exchange", STREAMED, ids=words)

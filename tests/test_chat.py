@@ -98,10 +98,10 @@ async def test_another_model_is_refused(sluice: StartSluice, upstream: Upstream)
 
     reply = await server.chat({**HELLO, "model": "secret-model"})
 
-    reply.assert_error(400, "invalid_request")
-    assert reply.json["error"] == "model must be one of gpt-4o-mini, gpt-4o"
+    reply.assert_error(404, "model_not_found")
+    assert reply.json["error"] == "There is no such model; there are gpt-4o-mini, gpt-4o"
     record = await server.record()
-    assert (record.code, record.status, record.attempts) == ("invalid_request", 400, 0)
+    assert (record.code, record.status, record.attempts) == ("model_not_found", 404, 0)
     assert record.model is None
     assert upstream.requests == []
 

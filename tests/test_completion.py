@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from call import Usage
 from errors import CallError
-from provider.completion import Completion, Delta, parse_completion, parse_event
+from provider.completion import first_text, parse_completion, parse_event, said
 from provider.sse import Event
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
@@ -35,12 +35,14 @@ def refused(parse, given):
 
 
 def test_a_completion():
-    assert parse_completion(whole()) == Completion("Hi", "stop", Usage(9, 3, 12))
+    answer = parse_completion(whole())
+    assert first_text(answer.document, "message") == "Hi"
+    assert (answer.finish_reason, answer.usage) == ("stop", Usage(9, 3, 12))
 
 
 def test_a_refusal_is_the_answer():
     answer = parse_completion(whole(message={"content": None, "refusal": "I cannot."}))
-    assert answer.text == "I cannot."
+    assert first_text(answer.document, "message") == "I cannot."
 
 
 @pytest.mark.parametrize(
@@ -105,22 +107,41 @@ def test_a_filter_that_left_no_word_is_a_refused_prompt():
     assert refused(parse_completion, filtered).code == "prompt_rejected"
 
 
+CALL = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
 @pytest.mark.parametrize(
-    ("document", "delta"),
+    ("document", "text", "everything", "choices", "is_content"),
     [
-        ({"choices": [{"delta": {"content": "Hi"}}]}, Delta("Hi", None, None)),
-        ({"choices": [{"delta": {}, "finish_reason": "stop"}]}, Delta("", "stop", None)),
-        ({"choices": [{"delta": None}]}, Delta("", None, None)),
-        ({"choices": [{"delta": {"refusal": "No."}}]}, Delta("No.", None, None)),
-        ({"choices": [{"delta": {"tool_calls": [{"index": 0}]}}]}, Delta("", None, None)),
-        ({"choices": [], "usage": USAGE}, Delta("", None, Usage(9, 3, 12))),
-        ({"choices": [], "prompt_filter_results": []}, Delta("", None, None)),
-        ({"choices": [{"delta": {"content": "a"}}, {"delta": {"content": "b"}}]},
-         Delta("a", None, None)),
+        ({"choices": [{"delta": {"content": "Hi"}}]}, "Hi", "Hi", [(0, None)], True),
+        ({"choices": [{"delta": {}, "finish_reason": "stop"}]}, "", "", [(0, "stop")], True),
+        ({"choices": [{"delta": None}]}, "", "", [(0, None)], False),
+        ({"choices": [{"delta": {"role": "assistant", "content": ""}}]}, "", "", [(0, None)],
+         False),
+        ({"choices": [{"delta": {"refusal": "No."}}]}, "No.", "No.", [(0, None)], True),
+        ({"choices": [{"delta": {"tool_calls": [CALL]}}]}, "", "f{}", [(0, None)], True),
+        ({"choices": [{"delta": {"reasoning_content": "Hm"}}]}, "", "Hm", [(0, None)], True),
+        ({"choices": [], "prompt_filter_results": []}, "", "", [], False),
+        ({"choices": [{"index": 1, "delta": {"content": "b"}}, {"delta": {"content": "a"}}]},
+         "a", "ba", [(1, None), (0, None)], True),
     ],
 )  # fmt: skip
-def test_an_event(document, delta):
-    assert parse_event(event(document)) == delta
+def test_an_event(document, text, everything, choices, is_content):
+    delta = parse_event(event(document))
+    assert first_text(delta.document, "delta") == text
+    assert (delta.said, delta.choices, delta.is_content) == (everything, choices, is_content)
+    assert delta.usage is None
+
+
+def test_the_event_with_the_usage():
+    assert parse_event(event({"choices": [], "usage": USAGE})).usage == Usage(9, 3, 12)
+
+
+def test_a_document_that_could_not_be_passed_on_is_garbage():
+    deep = {"content": "Hi", "x": json.loads("[" * 200 + "]" * 200)}
+    assert refused(parse_completion, whole(message=deep)).reason == "too_deep"
+    wide = parse_completion(whole(message={"content": "Hi", "x": [[]] * 200}))
+    assert said(wide.document["choices"], "message") == "Hi"
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,20 @@ from pathlib import Path
 import pytest
 
 import config
+import config_loader
+from config_reader import SCHEMA
 from errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 CANARY = "sk-canary-51bd"
-SECTIONS = config.SCHEMA["properties"]
+SECTIONS = SCHEMA["properties"]
 SETTINGS = [(section, key) for section in SECTIONS for key in SECTIONS[section]["properties"]]
 
 
 def load(tmp_path, text="", **environ):
     path = tmp_path / "config.ini"
     path.write_text(text)
-    return config.load(path, environ)
+    return config_loader.load(path, environ)
 
 
 def fault(tmp_path, text="", **environ):
@@ -41,8 +43,9 @@ def test_the_file_names_every_setting_with_its_default_and_no_secret(tmp_path):
 
 
 def test_the_dataclasses_mirror_the_schema():
-    assert [field.name for field in fields(config.Config)] == list(SECTIONS)
-    for field in fields(config.Config):
+    sections = [field for field in fields(config.Config) if field.name in SECTIONS]
+    assert [field.name for field in sections] == list(SECTIONS)
+    for field in sections:
         keys = [inner.name for inner in fields(field.type)]
         assert keys == list(SECTIONS[field.name]["properties"])
 
@@ -52,6 +55,60 @@ def test_every_setting_says_what_it_means(section, key):
     rule = SECTIONS[section]["properties"][key]
     assert rule["description"].endswith(".")
     assert "default" in rule
+
+
+def test_a_named_section_has_settings_of_its_parent():
+    provider, model = (each["properties"] for each in SCHEMA["patternProperties"].values())
+    assert provider.keys() - {"api_key_variable"} < set(SECTIONS["provider"]["properties"])
+    assert model.keys() - {"upstream", "callers"} < set(SECTIONS["chat"]["properties"])
+    assert set(model) == {field.name for field in fields(config.ModelConfig)}
+
+
+GROQ = "[provider:groq]\nbase_url = https://groq.test/v1\nattempt_s = 9\n"
+FAST = "[model:fast]\nupstream = groq/llama-3.1-8b, default/openai/gpt-4o\nmax_tokens = 50\n"
+
+
+def test_models_and_providers_have_names(tmp_path):
+    loaded = load(tmp_path, GROQ + FAST, OPENAI_API_KEY="a", GROQ_API_KEY=CANARY)
+    assert list(loaded.providers) == ["default", "groq"]
+    groq = loaded.providers["groq"]
+    assert (groq.base_url, groq.api_key, groq.attempt_s) == ("https://groq.test/v1", CANARY, 9)
+    assert (groq.first_token_s, groq.idle_s) == (9, loaded.provider.idle_s)
+    assert list(loaded.models) == ["gpt-4o-mini", "fast"]
+    fast = loaded.models["fast"]
+    assert fast.upstream == (("groq", "llama-3.1-8b"), ("default", "openai/gpt-4o"))
+    assert (fast.max_tokens, fast.max_tokens_limit, fast.callers) == (50, 1024, ())
+    assert loaded.models["gpt-4o-mini"].upstream == (("default", "gpt-4o-mini"),)
+    assert CANARY not in repr(loaded)
+    assert CANARY not in str(list(config_loader.effective(loaded)))
+
+
+def test_a_named_section_may_be_empty_and_overridden(tmp_path):
+    text = "[chat]\nmodels = gpt-4.1\n[model:gpt-4.1]\n[model:o4-mini]\ncallers = a, b\n"
+    loaded = load(tmp_path, text, SLUICE_MODEL_GPT_4_1_MAX_TOKENS="7")
+    assert list(loaded.models) == ["gpt-4o-mini", "gpt-4.1", "o4-mini"]
+    assert loaded.models["gpt-4.1"].max_tokens == 7
+    assert loaded.models["o4-mini"].callers == ("a", "b")
+
+
+def test_a_default_model_elsewhere_needs_no_key_of_openai(tmp_path):
+    text = GROQ + FAST.replace(", default/openai/gpt-4o", "") + "[chat]\nmodel = fast\n"
+    assert not load(tmp_path, text, GROQ_API_KEY="x").replays
+    assert "[provider:groq] has no key: set GROQ_API_KEY" in fault(tmp_path, text)
+    named = text.replace("attempt_s", "api_key_variable = MY_KEY\nattempt_s")
+    assert "[provider:groq] has no key: set MY_KEY" in fault(tmp_path, named, GROQ_API_KEY="x")
+    path = tmp_path / "config.ini"
+    assert config_loader.load(path, {"GROQ_API_KEY": "x"}, keyless=True).replays
+
+
+@pytest.mark.parametrize(
+    ("routes", "mode", "there"),
+    [("auto", "none", True), ("auto", "public", False), ("on", "public", True),
+     ("off", "none", False)],
+)  # fmt: skip
+def test_openais_routes_are_not_open_to_everyone_by_default(tmp_path, routes, mode, there):
+    loaded = load(tmp_path, SLUICE_AUTH_MODE=mode, SLUICE_OPENAI_ROUTES=routes)
+    assert loaded.openai_routes is there
 
 
 def test_later_wins(tmp_path):
@@ -72,7 +129,7 @@ def test_values_are_taken_literally(tmp_path):
 def test_a_byte_order_mark_is_no_fault(tmp_path):
     path = tmp_path / "config.ini"
     path.write_bytes(b"\xef\xbb\xbf[server]\nport = 1001\n")
-    assert config.load(path, {}).server.port == 1001
+    assert config_loader.load(path, {}).server.port == 1001
 
 
 def test_the_cassettes_are_beside_the_file(tmp_path):
@@ -101,7 +158,19 @@ def test_the_cassettes_are_beside_the_file(tmp_path):
         (f"[chat]\nmodels = a, {'b' * 201}\n", "must be names of 1 to 200 characters"),
         (f"[provider]\nbase_url = https://me:{CANARY}@host/v1\n", "http or https address"),
         ("[provider]\nbase_url = ftp://host\n", "http or https address"),
-        ("[provider]\nbase_url = http://host/v1\n", "OPENAI_API_KEY is not"),
+        ("[provider]\nbase_url = http://host/v1\n", "[provider] has no key: set OPENAI_API_KEY"),
+        ("[provider:x]\n", "[provider:x] base_url: must be set"),
+        ("[provider:default]\nbase_url = http://host\n", "[provider:default]: is [provider]"),
+        ("[provider:X y]\n", "unknown section [provider:X y]; did you mean provider"),
+        ("[model:]\n", "unknown section [model:]; did you mean model:NAME?"),
+        ("[model:a]\nspeed = 1\n", "unknown key speed in [model:a]; known: upstream,"),
+        ("[model:a]\nupstream = gpt\n", "must be PROVIDER/MODEL, separated by commas"),
+        ("[model:a]\nupstream =\n", "must be PROVIDER/MODEL, separated by commas"),
+        ("[model:a]\nupstream = groq/b\n", "there is no provider groq; known: default"),
+        ("[model:a]\nmax_tokens = 2000\n",
+         "[model:a] max_tokens = 2000: must be at most [model:a] max_tokens_limit = 1024"),
+        ("[provider:a]\nbase_url = http://a\nattempt_s = 29\n",
+         "[provider:a] attempt_s = 29: must be at most [provider:a] deadline_s = 28"),
         ("[provider]\nattempt_s = 29\n", "29: must be at most [provider] deadline_s = 28"),
         ("[provider]\ndeadline_s = 31\n",
          "deadline_s = 31: must be at most [server] platform_timeout_s = 30"),
@@ -135,10 +204,10 @@ def test_a_fault_in_the_environment_is_one_line(tmp_path, environ, told):
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
     for path, told in ((tmp_path, "cannot be read"), (tmp_path / "no.ini", "cannot be read")):
         with pytest.raises(ConfigError, match=told):
-            config.load(path, {})
+            config_loader.load(path, {})
     (tmp_path / "latin.ini").write_bytes(b"[chat]\nmodel = \xe9\n")
     with pytest.raises(ConfigError, match="is not UTF-8 text"):
-        config.load(tmp_path / "latin.ini", {})
+        config_loader.load(tmp_path / "latin.ini", {})
 
 
 @pytest.mark.parametrize(
@@ -158,11 +227,11 @@ def test_where_it_listens(tmp_path, mode, host, effective):
 
 def test_the_key_is_masked(tmp_path):
     loaded = load(tmp_path, OPENAI_API_KEY=CANARY)
-    shown = {(section, key): value for section, key, value in config.effective(loaded)}
+    shown = {(section, key): value for section, key, value in config_loader.effective(loaded)}
     assert shown["provider", "api_key"] == "(set)"
     assert CANARY not in repr(loaded)
     assert loaded.provider.api_key == CANARY
-    empty = {key: value for _, key, value in config.effective(load(tmp_path))}
+    empty = {key: value for _, key, value in config_loader.effective(load(tmp_path))}
     assert empty["api_key"] == "(not set)"
 
 

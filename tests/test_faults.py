@@ -301,7 +301,7 @@ async def test_a_refusal_is_final(
 
     await assert_outcome(server, reply, status, code, 1)
     assert len(upstream.requests) == 1
-    assert server.services.provider.circuit.state == "closed"
+    assert server.services.router.circuits["default"].state == "closed"
 
 
 # Time
@@ -494,7 +494,7 @@ async def test_retries_at_the_same_time_stay_within_the_budget(
 
     await server.calls.wait(4)
 
-    assert server.services.provider.retry.retries_in_flight == 2
+    assert server.services.router.retry.retries_in_flight == 2
     assert [record.attempts for record in server.calls.records] == [1] * 4
     for client in clients:
         client.fin()
@@ -547,7 +547,7 @@ async def test_an_open_circuit_answers_at_once(
 async def test_a_probe_closes_the_circuit(sluice: StartSluice, upstream: Upstream) -> None:
     server = await tripped(sluice, upstream)
     server.clock.advance(31)
-    assert server.services.provider.circuit.state == "half_open"
+    assert server.services.router.circuits["default"].state == "half_open"
     go = asyncio.Event()
     upstream.will(held(go, good()))
 
@@ -559,7 +559,7 @@ async def test_a_probe_closes_the_circuit(sluice: StartSluice, upstream: Upstrea
     go.set()
 
     assert (await probe).status == 200
-    assert server.services.provider.circuit.state == "closed"
+    assert server.services.router.circuits["default"].state == "closed"
     assert (await ask(server, True)).status == 200
     await server.at_rest()
 
@@ -590,9 +590,9 @@ async def test_a_probe_whose_client_left_makes_room_for_the_next(
     client.rst()
     await server.calls.wait(3)
 
-    assert server.services.provider.circuit.state == "half_open"
+    assert server.services.router.circuits["default"].state == "half_open"
     assert (await ask(server, False)).status == 200
-    assert server.services.provider.circuit.state == "closed"
+    assert server.services.router.circuits["default"].state == "closed"
 
 
 async def test_streams_that_break_after_a_good_beginning_open_the_circuit(
@@ -601,10 +601,10 @@ async def test_streams_that_break_after_a_good_beginning_open_the_circuit(
     upstream.will(after_content(chunks()))
     server = await sluice(circuit_min_calls=3, circuit_failure_rate=1)
     for _ in range(3):
-        assert server.services.provider.circuit.state == "closed"
+        assert server.services.router.circuits["default"].state == "closed"
         assert (await ask(server, True)).status == 200
 
-    assert server.services.provider.circuit.state == "open"
+    assert server.services.router.circuits["default"].state == "open"
 
 
 async def test_a_stream_that_breaks_counts_as_one_attempt(
@@ -615,7 +615,7 @@ async def test_a_stream_that_breaks_counts_as_one_attempt(
 
     assert (await ask(server, True)).status == 200
 
-    assert server.services.provider.circuit.state == "closed"
+    assert server.services.router.circuits["default"].state == "closed"
 
 
 async def test_refusals_do_not_open_the_circuit(sluice: StartSluice, upstream: Upstream) -> None:
@@ -624,7 +624,7 @@ async def test_refusals_do_not_open_the_circuit(sluice: StartSluice, upstream: U
     for _ in range(3):
         (await ask(server, False)).assert_error(500, "provider_misconfigured")
 
-    assert server.services.provider.circuit.state == "closed"
+    assert server.services.router.circuits["default"].state == "closed"
 
 
 # Streams that break after their first content

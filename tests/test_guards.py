@@ -95,7 +95,7 @@ async def test_a_key_may_be_held_to_models_and_limits(keyed, upstream: Upstream)
     assert (await server.chat(HELLO, bearer(key))).status == 200
     assert upstream.requests[0].json["model"] == "gpt-4o"
     other = await server.chat({**HELLO, "model": "gpt-4o-mini"}, bearer(key))
-    assert other.json["error"] == "model must be one of gpt-4o"
+    assert other.json["error"] == "There is no such model; there are gpt-4o"
     (await server.chat(HELLO, bearer(key))).assert_error(429, "rate_limited")
 
 
@@ -472,7 +472,7 @@ async def test_what_was_reserved_is_charged_or_given_back(
         limit_ip_tokens_per_day=10_000, limit_ip_in_flight=1, retry_max_attempts=1, **deadline(0.2)
     )
     if step is crash:
-        server.services.provider.complete = crash
+        server.services.router.complete = crash
     else:
         upstream.will(step)
 

@@ -420,7 +420,7 @@ async def test_health(sluice: StartSluice) -> None:
             "status": "ok",
             "version": "0.0.test",
             "provider": "live",
-            "circuit": "closed",
+            "circuits": {"default": "closed"},
             "store": "memory",
             "inFlight": 0,
         }
@@ -451,11 +451,11 @@ async def test_not_ready_while_the_circuit_is_open(sluice: StartSluice, upstream
     assert (reply.status, reply.json["status"]) == (503, "circuit_open")
     assert_valid(reply.json, "health.json")
     alive = await server.fetch("GET", "/healthz")
-    assert (alive.status, alive.json["circuit"]) == (200, "open")
+    assert (alive.status, alive.json["circuits"]["default"]) == (200, "open")
 
     server.clock.advance(31)
     reply = await server.fetch("GET", "/readyz")
-    assert (reply.status, reply.json["circuit"]) == (200, "half_open")
+    assert (reply.status, reply.json["circuits"]["default"]) == (200, "half_open")
 
 
 async def test_not_ready_while_draining(sluice: StartSluice) -> None:

@@ -9,7 +9,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("handlers", "guards", "provider", "telemetry")
-BASE = ("call.py", "config.py", "config_reader.py", "errors.py", "prices.py", "store.py")
+BASE = (
+    "call.py",
+    "config.py",
+    "config_loader.py",
+    "config_reader.py",
+    "documents.py",
+    "errors.py",
+    "prices.py",
+    "store.py",
+)
 OURS = [
     *(ROOT / name for name in (*BASE, "server.py", "commands.py")),
     *(path for room in ROOMS for path in sorted((ROOT / room).glob("*.py"))),

@@ -10,7 +10,7 @@ from call import Call, Caller, Usage
 from config import LimitConfig, StoreConfig
 from errors import CallError
 from guards.limits import Limits
-from prices import Price
+from prices import Price, Prices
 from store import Store
 
 NONE = LimitConfig(0, 0, 0, 0, 0)
@@ -26,9 +26,9 @@ class Limited:
     def __init__(self, caller=NONE, ip=NONE, total=NONE, price=None):
         self.now = MIDNIGHT
         settings = replace(make_settings(), limit_caller=caller, limit_ip=ip, limit_total=total)
-        self.limits = Limits(
-            settings, self.store, clock=lambda: self.now, price=lambda model: price
-        )
+        prices = Prices({})
+        prices.of = lambda call: price
+        self.limits = Limits(settings, self.store, clock=lambda: self.now, prices=prices)
         self.made = 0
 
     async def call(self, tokens=10, max_tokens=0, caller=ADA, address="203.0.113.7"):
@@ -122,7 +122,7 @@ async def test_a_day_is_a_quota_and_ends_at_midnight():
 
 
 async def test_dollars_a_day():
-    limited = Limited(total=limit(usd_per_day=0.01), price=Price(1.0, 2.0))
+    limited = Limited(total=limit(usd_per_day=0.01), price=Price(output_usd=2.0, input_usd=1.0))
     await limited.call(tokens=4000, max_tokens=2500)  # 0.009
     error = await limited.refused(tokens=2000)
     assert error.code == "quota_exceeded"

@@ -9,6 +9,7 @@ import pytest
 
 from call import Call, Usage
 from errors import OUTCOMES, CallError
+from prices import Prices
 from telemetry import log as logs
 from telemetry.settlement import Settlement
 
@@ -33,7 +34,7 @@ def settled(error=None, **changes):
     call = Call("id-1", "/api/chat", started=100.0, deadline=128.0)
     for name, value in changes.items():
         setattr(call, name, value)
-    Settlement(lambda: 101.5).settle(call, error)
+    Settlement(lambda: 101.5, Prices({})).settle(call, error)
     return call
 
 
@@ -115,7 +116,7 @@ def test_a_failed_call(lines, code):
 
 def test_a_call_is_settled_once(lines):
     call = settled(CallError("client_gone"))
-    settlement = Settlement(lambda: 102.0)
+    settlement = Settlement(lambda: 102.0, Prices({}))
     settlement.settle(call, None)
     settlement.settle(call, CallError("internal"))
     assert [line["code"] for line in lines()] == ["client_gone"]

@@ -26,6 +26,9 @@ CIRCUIT = config.CircuitConfig(
 )
 
 
+ONE = [config.Target("default", "m")]
+
+
 def down(retry_after_s=None):
     return CallError(
         "provider_unavailable", transient=True, unhealthy=True, retry_after_s=retry_after_s
@@ -40,7 +43,11 @@ class World:
         self.waits = []
         self.circuit = Circuit(CIRCUIT, lambda: self.now)
         self.retry = Retry(
-            rules, self.circuit, clock=lambda: self.now, sleep=self.sleep, random=lambda: random
+            rules,
+            {"default": self.circuit},
+            clock=lambda: self.now,
+            sleep=self.sleep,
+            random=lambda: random,
         )
         self.call = Call("id", "/api/chat", 0.0, deadline)
 
@@ -51,7 +58,7 @@ class World:
     def run(self, *results):
         answers = iter(results)
 
-        async def attempt():
+        async def attempt(target, within_s):
             with self.circuit.attempt():
                 result = next(answers)
                 if isinstance(result, BaseException):
@@ -59,7 +66,7 @@ class World:
                 return result
 
         try:
-            return asyncio.run(self.retry.run(self.call, attempt))
+            return asyncio.run(self.retry.run(self.call, ONE, attempt))
         finally:
             assert (self.retry.calls_in_flight, self.retry.retries_in_flight) == (0, 0)
 
@@ -162,14 +169,16 @@ def test_the_budget_is_a_share_of_the_calls_in_flight():
 
         all_begun = asyncio.Barrier(calls)
 
-        async def attempt():
+        async def attempt(target, within_s):
             await all_begun.wait()
             raise down()
 
         world = World()
-        retry = Retry(RULES, world.circuit, clock=lambda: 0.0, sleep=sleep, random=lambda: 0.5)
+        retry = Retry(
+            RULES, {"default": world.circuit}, clock=lambda: 0.0, sleep=sleep, random=lambda: 0.5
+        )
         tasks = [
-            asyncio.create_task(retry.run(Call(str(n), "/", 0.0, 28.0), attempt))
+            asyncio.create_task(retry.run(Call(str(n), "/", 0.0, 28.0), ONE, attempt))
             for n in range(calls)
         ]
         for _ in range(20):
@@ -194,12 +203,14 @@ def test_cancellation_during_backoff_passes_and_leaves_nothing():
             asleep.set()
             await asyncio.Event().wait()
 
-        async def attempt():
+        async def attempt(target, within_s):
             raise down()
 
         world = World()
-        retry = Retry(RULES, world.circuit, clock=lambda: 0.0, sleep=sleep, random=lambda: 0.5)
-        task = asyncio.create_task(retry.run(world.call, attempt))
+        retry = Retry(
+            RULES, {"default": world.circuit}, clock=lambda: 0.0, sleep=sleep, random=lambda: 0.5
+        )
+        task = asyncio.create_task(retry.run(world.call, ONE, attempt))
         await asleep.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -207,3 +218,130 @@ def test_cancellation_during_backoff_passes_and_leaves_nothing():
         assert (retry.calls_in_flight, retry.retries_in_flight) == (0, 0)
 
     asyncio.run(scene())
+
+
+# Several providers
+
+
+A, B, C = (config.Target(name, "m") for name in "abc")
+
+
+class Several:
+    """Providers that answer from a list each, and a clock that sleeping moves."""
+
+    def __init__(self, rules=RULES, deadline=28.0, **results):
+        self.now = 0.0
+        self.asked = []
+        self.waits = []
+        self.circuits = {name: Circuit(CIRCUIT, lambda: self.now) for name in "abc"}
+        self.results = {name: iter(answers) for name, answers in results.items()}
+        self.call = Call("id", "/api/chat", 0.0, deadline)
+        self.retry = Retry(
+            rules, self.circuits, clock=lambda: self.now, sleep=self.sleep, random=lambda: 0.0
+        )
+
+    async def sleep(self, seconds):
+        self.waits.append(seconds)
+        self.now += seconds
+
+    async def attempt(self, target, within_s):
+        with self.circuits[target.provider].attempt():
+            self.asked.append((target.provider, within_s))
+            result = next(self.results[target.provider])
+            if isinstance(result, BaseException):
+                raise result
+            return result
+
+    def run(self, *targets):
+        try:
+            return asyncio.run(self.retry.run(self.call, targets, self.attempt))
+        finally:
+            assert (self.retry.calls_in_flight, self.retry.retries_in_flight) == (0, 0)
+
+    @property
+    def order(self):
+        return "".join(name for name, _ in self.asked)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [down(), CallError("provider_misconfigured"), CallError("provider_unavailable", "bad_json")],
+    ids=["down", "refuses us", "garbage"],
+)
+def test_one_that_fails_is_passed_over_at_once(failure):
+    world = Several(a=[failure], b=["answer"])
+    assert world.run(A, B) == "answer"
+    assert (world.order, world.waits, world.call.target) == ("ab", [], B)
+    assert world.call.attempts == 2
+
+
+def test_an_open_circuit_is_passed_over_and_is_no_attempt():
+    world = Several(b=["answer"])
+    for _ in range(50):
+        with pytest.raises(CallError), world.circuits["a"].attempt():
+            raise down()
+    assert world.run(A, B) == "answer"
+    assert (world.order, world.call.attempts, world.call.target) == ("b", 1, B)
+
+
+def test_where_all_circuits_are_open_the_sooner_is_told():
+    world = Several()
+    for name in "ab":
+        world.circuits[name].adopt(1, 1, {"a": 30, "b": 20}[name])
+    with pytest.raises(CallError) as caught:
+        world.run(A, B)
+    assert (caught.value.code, caught.value.retry_after_s) == ("circuit_open", 20)
+    assert (world.call.attempts, world.call.target) == (0, None)
+
+
+def test_a_refused_prompt_is_refused():
+    world = Several(a=[down()], b=[CallError("prompt_rejected")])
+    with pytest.raises(CallError) as caught:
+        world.run(A, B, C)
+    assert (caught.value.code, world.order) == ("prompt_rejected", "ab")
+
+
+def test_each_is_asked_once_even_where_retries_are_off():
+    rules = config.RetryConfig(1, 0.3, 5, 0.5, 0.2, 3)
+    world = Several(rules, a=[down()], b=[down()], c=["answer"])
+    assert world.run(A, B, C) == "answer"
+    assert world.order == "abc"
+
+
+def test_after_the_first_round_the_soonest_is_asked_again():
+    world = Several(a=[down(9)], b=[down(2), "answer"])
+    assert world.run(A, B) == "answer"
+    assert (world.order, world.waits) == ("abb", [2.0])
+
+
+def test_one_that_refuses_us_is_not_asked_again():
+    world = Several(a=[CallError("provider_misconfigured")], b=[down(), down()])
+    with pytest.raises(CallError) as caught:
+        world.run(A, B)
+    assert (caught.value.code, world.order) == ("provider_unavailable", "abb")
+
+
+def test_a_failure_that_may_pass_is_told_rather_than_one_that_will_not():
+    rules = config.RetryConfig(1, 0.3, 5, 0.5, 0.2, 3)
+    world = Several(rules, a=[down()], b=[CallError("provider_misconfigured")])
+    with pytest.raises(CallError) as caught:
+        world.run(A, B)
+    assert caught.value.code == "provider_unavailable"
+
+
+def test_each_has_its_share_of_the_time_that_is_left():
+    class Slow(Several):
+        async def attempt(self, target, within_s):
+            self.now += 9.0
+            return await super().attempt(target, within_s)
+
+    world = Slow(deadline=27.0, a=[down()], b=[down()], c=["answer"])
+    assert world.run(A, B, C) == "answer"
+    assert world.asked == [("a", 9.0), ("b", 9.0), ("c", float("inf"))]
+
+
+def test_no_other_is_asked_without_time_for_it():
+    world = Several(deadline=0.4, a=[down()], b=["unasked"])
+    with pytest.raises(CallError):
+        world.run(A, B)
+    assert world.order == "a"

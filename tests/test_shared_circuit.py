@@ -23,7 +23,7 @@ class Process:
         self.store_now = 0.0
         self.circuit = Circuit(CONFIG, lambda: self.now)
         self.store = Store(StoreConfig(url, 0.5, "open", "test"), clock=lambda: self.store_now)
-        self.shared = SharedCircuit(self.circuit, self.store, sleep=no_sleep)
+        self.shared = SharedCircuit("default", self.circuit, self.store, sleep=no_sleep)
 
     async def step(self):
         await self.shared.step()
@@ -62,7 +62,7 @@ async def half_open(processes, redis_passes):
     for each in processes:
         await each.step()
         each.now += 31
-    await processes[0].store.run(redis_passes, ["circuit"], [])
+    await processes[0].store.run(redis_passes, ["circuit:default"], [])
     return [await each.step() for each in processes]
 
 

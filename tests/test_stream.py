@@ -47,6 +47,8 @@ async def test_the_whole_sequence(sluice: StartSluice, upstream: Upstream) -> No
     assert start.keys() == {"type", "messageId", "messageMetadata"}
     assert start["type"] == "start"
     assert start["messageMetadata"]["model"] == "gpt-4o-mini"
+    metadata = rest[-2]["messageMetadata"]
+    times = {name: metadata.pop(name) for name in ("firstTokenMs", "latencyMs")}
     assert rest == [
         {"type": "text-start", "id": "0"},
         {"type": "text-delta", "id": "0", "delta": "Hi"},
@@ -55,10 +57,21 @@ async def test_the_whole_sequence(sluice: StartSluice, upstream: Upstream) -> No
         {
             "type": "finish",
             "finishReason": "stop",
-            "messageMetadata": {"usage": usage_of(9, 3)},
+            "messageMetadata": {
+                "usage": usage_of(9, 3),
+                "charged": {
+                    "promptTokens": 9,
+                    "answerTokens": 3,
+                    "estimated": False,
+                    "usd": 3.15e-6,
+                },
+                "provider": "default",
+                "attempts": 1,
+            },
         },
         "[DONE]",
     ]
+    assert 0 <= times["firstTokenMs"] <= times["latencyMs"]
     assert_each_valid(reply.events)
     record = await server.record()
     assert (record.code, record.status, record.attempts) == ("completed", 200, 1)
@@ -205,7 +218,10 @@ async def test_usage_is_null_where_the_provider_sent_none(
 
     reply = await server.stream()
 
-    assert reply.events[-2]["messageMetadata"] == {"usage": None}
+    metadata = reply.events[-2]["messageMetadata"]
+    assert metadata["usage"] is None
+    assert metadata["charged"]["estimated"] is True
+    assert metadata["charged"]["answerTokens"] == 1
     assert_each_valid(reply.events)
     assert (await server.record()).prompt_tokens is None
 

@@ -5,7 +5,7 @@ import pytest
 import server  # noqa: F401  says where the tables are
 from call import Call
 from errors import CallError
-from guards.tokens import AnswerMeter, counter, prompt_tokens, weigh
+from guards.tokens import AnswerMeter, counter, weigh
 
 # From OpenAI's cookbook, "How to count tokens with tiktoken".
 PUBLISHED = [
@@ -26,13 +26,26 @@ def test_texts_weigh_what_was_published(model, text, tokens):
     assert counter(model)(text) == tokens
 
 
-def test_messages_weigh_what_the_api_charges():
+async def test_messages_weigh_what_the_api_charges():
     # What usage.prompt_tokens was for this conversation, in the API reference's example.
-    messages = [
-        {"role": "system", "content": "You are a helpful assistant."},
-        {"role": "user", "content": "Hello!"},
+    example = call("Hello!", "gpt-4o")
+    example.messages.insert(0, {"role": "system", "content": "You are a helpful assistant."})
+    await weigh(example, "gpt-4o", 100)
+    assert example.prompt_tokens == 19
+
+
+async def test_tools_images_and_files_weigh_something():
+    plain, rich = call("Hello!"), call("Hello!")
+    parts = [
+        {"type": "text", "text": "Hello!"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 9000}},
+        {"type": "file", "file": {"file_data": "A" * 9000}},
     ]
-    assert prompt_tokens("gpt-4o", messages) == 19
+    rich.messages[0]["content"] = parts
+    rich.options["tools"] = [{"type": "function", "function": {"name": "f", "description": "x"}}]
+    for each in (plain, rich):
+        await weigh(each, each.model, 9000)
+    assert 1500 < rich.prompt_tokens - plain.prompt_tokens < 1600
 
 
 def test_special_tokens_in_a_prompt_are_only_text():
@@ -45,22 +58,22 @@ def call(text, model="gpt-4o-mini"):
 
 async def test_a_prompt_over_its_budget_names_limit_and_count():
     with pytest.raises(CallError) as caught:
-        await weigh(call("word " * 200), 100)
+        await weigh(call("word " * 200), "gpt-4o-mini", 100)
     assert caught.value.code == "prompt_too_long"
     assert caught.value.text == "The prompt has 208 tokens; the limit is 100 tokens"
 
 
 async def test_a_prompt_far_over_its_budget_is_not_even_counted(monkeypatch):
-    monkeypatch.setattr("guards.tokens.prompt_tokens", None)
+    monkeypatch.setattr("guards.tokens._weight", None)
     with pytest.raises(CallError) as caught:
-        await weigh(call("x" * 1_000_000), 100)
+        await weigh(call("x" * 1_000_000), "gpt-4o-mini", 100)
     assert caught.value.text == "The prompt has at least 7812 tokens; the limit is 100 tokens"
 
 
 async def test_a_long_prompt_is_counted_beside_the_loop():
     long = call("word " * 10_000)
-    await weigh(long, 20_000)
-    assert long.prompt_tokens == prompt_tokens(long.model, long.messages) == 10_008
+    await weigh(long, long.model, 20_000)
+    assert long.prompt_tokens == 10_008
 
 
 def test_the_meter_lets_an_answer_of_its_length_pass():
