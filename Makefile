@@ -16,14 +16,14 @@ run: $(VENV)/runtime.stamp
 	@echo "==> serving (Ctrl-C stops)"
 	@exec $(BIN)/python server.py
 
-test: $(VENV)/dev.stamp
+test: $(VENV)/dev.stamp $(VENV)/tools.stamp
 	@echo "==> ruff"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@echo "==> mypy"
 	@$(BIN)/mypy
 	@echo "==> pytest"
-	@$(BIN)/pytest
+	@$(BIN)/pytest -rs
 
 bench: $(VENV)/runtime.stamp
 	@$(BIN)/python bench/run.py
@@ -35,11 +35,11 @@ cassettes: $(VENV)/runtime.stamp
 	@$(BIN)/python cassettes/record_failures.py
 
 lock:
-	@uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url \
-		--no-emit-find-links --custom-compile-command "make lock" pyproject.toml -o requirements.txt
-	@uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url \
-		--no-emit-find-links --custom-compile-command "make lock" pyproject.toml --group dev \
-		-o requirements-dev.txt
+	@for extra in "-o requirements.txt" "--extra otel -o requirements-otel.txt" \
+		"--extra otel --group dev -o requirements-dev.txt"; do \
+		uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
+			--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+			pyproject.toml $$extra; done
 
 clean:
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
@@ -55,4 +55,9 @@ $(VENV)/runtime.stamp: requirements.txt
 $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/runtime.stamp
 	@echo "==> installing requirements-dev.txt"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/tools.stamp: tests/tools.sh $(VENV)/dev.stamp
+	@echo "==> installing what the tests use besides, where that is possible"
+	@sh tests/tools.sh
 	@touch $@

@@ -34,6 +34,18 @@ class Caller:
 ANONYMOUS: Final = Caller("anonymous")
 
 
+@dataclass(slots=True)
+class Attempt:
+    """One attempt to get an answer; instants are those of `Call`."""
+
+    target: Target
+    began: float
+    ended: float | None = None
+    """None while it runs. A stream's attempt ends with its first content."""
+    reason: str | None = None
+    """Why it failed, as `CallError.reason`."""
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """One call from its first header to its settlement.
@@ -68,10 +80,8 @@ class Call:
     """How many values of each kind were replaced."""
     reply_headers: dict[str, str] = field(default_factory=dict)
 
-    attempts: int = 0
-    """Attempts begun; a retry is every attempt after the first."""
-    target: Target | None = None
-    """Who was asked last."""
+    timeline: list[Attempt] = field(default_factory=list)
+    """The attempts that were sent; between two of them is the backoff."""
     first_token_at: float | None = None
     usage: Usage | None = None
     answer_tokens: int = 0
@@ -96,6 +106,16 @@ class Call:
             self.ended_by = why
             if self.task is not None:
                 self.task.cancel()
+
+    @property
+    def attempts(self) -> int:
+        """Attempts begun; a retry is every attempt after the first."""
+        return len(self.timeline)
+
+    @property
+    def target(self) -> Target | None:
+        """Who was asked last."""
+        return self.timeline[-1].target if self.timeline else None
 
     @property
     def upstream_model(self) -> str:

@@ -50,6 +50,7 @@ from provider.shared_circuit import SharedCircuit
 from provider.transport import AiohttpTransport
 from store import Store
 from telemetry import log as logs
+from telemetry.call_log import log_call
 from telemetry.settlement import Settlement
 
 VERSION: Final = "0.1.0"
@@ -161,12 +162,17 @@ async def wired(
             router=router,
             gate=gate,
             prices=prices,
-            settlement=Settlement(loop.time, prices),
+            settlement=make_settlement(gate, prices, clock=loop.time),
             clock=loop.time,
             version=VERSION,
             mode="replay" if embedded else "record" if cassette else "live",
             scenarios=embedded.scenarios if embedded else (),
         )
+
+
+def make_settlement(gate: Gate, prices: Prices, *, clock: Callable[[], float]) -> Settlement:
+    """Where everything learns of a call that has ended. Its place is given back first."""
+    return Settlement(clock, prices, [lambda settled: gate.leave(settled.call), log_call])
 
 
 def make_router(

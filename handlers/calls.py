@@ -70,7 +70,6 @@ class CallHandler(RequestHandler, StreamHandler):
             failure = await self._serve(call)
         finally:
             self.services.settlement.settle(call, failure)
-            self.services.gate.leave(call)
             if self.recording is not None:
                 await self.recording.drop()
 

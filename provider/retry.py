@@ -24,13 +24,14 @@ Rules of this module:
   `circuit_open`: this call has tried.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import inf
 from operator import itemgetter
 from typing import TypeVar
 
-from call import Call
+from call import Attempt, Call
 from config import RetryConfig, Target
 from errors import CallError
 from provider.circuit import Circuit
@@ -122,15 +123,21 @@ class Retry:
         others: int,
         attempt: Callable[[Target, float], Awaitable[T]],
     ) -> T:
-        before = call.target
-        call.attempts, call.target = call.attempts + 1, target
+        made = Attempt(target, self._clock())
+        call.timeline.append(made)
         share_s = (call.deadline - self._clock()) / (others + 1) if others else inf
         try:
             return await attempt(target, share_s)
         except CallError as failure:
+            made.reason = failure.reason
             if failure.code == "circuit_open":  # nothing was sent
-                call.attempts, call.target = call.attempts - 1, before
+                call.timeline.pop()
             raise
+        except asyncio.CancelledError:
+            made.reason = "cancelled"
+            raise
+        finally:
+            made.ended = self._clock()
 
     def _next(self, call: Call, passing: Mapping[Target, CallError]) -> tuple[float, Target | None]:
         """Who may be asked again, and after how many seconds."""

@@ -34,7 +34,7 @@ FIELDS: Final = (
     "completion_tokens",
     "charged_tokens",
     "cost_usd",
-    "estimated",
+    "counted_by",
     "redactions",
     "cut",
     "replayed",

@@ -1,64 +1,107 @@
-"""Settlement: what is written down once about each call, whatever happened to it."""
+"""Settlement: the books on a call are closed once, in one place, whatever happened to it.
+
+    call ended ─► Settled ─► quotas, log, metrics, …        every sink, from the same facts
+
+Rules of this module:
+
+- Nothing here waits, so nothing can cancel it half way.
+- A sink that fails takes none of the others along.
+"""
 
 import logging
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from call import Call
 from errors import OUTCOMES, CallError
 from prices import Prices
 
-log: Final = logging.getLogger("sluice.call")
+log: Final = logging.getLogger("sluice.settlement")
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What is known of a call that has ended."""
+
+    call: Call
+    """Its `code` is set."""
+    error: CallError | None
+    """Why it did not complete."""
+    status: int
+    """The outcome's, whatever a stream that had begun has said."""
+    at: float
+    """When, in seconds on the event loop's clock."""
+    prompt_tokens: int
+    """Charged, as `answer_tokens`."""
+    answer_tokens: int
+    counted_by: Literal["provider", "estimated", "partial"] | None
+    """Whose count this is: the provider's, ours, or ours of an answer that broke off. None where
+    nothing is charged."""
+    usd: float | None
+    """What they cost, as estimated; None where nobody knows the price, or nothing is charged."""
+
+    @property
+    def code(self) -> str:
+        return self.call.code or "internal"
+
+    @property
+    def reason(self) -> str | None:
+        """Why it failed, where that says more than the code."""
+        reason = self.error.reason if self.error else None
+        return None if reason == self.code else reason
+
+    @property
+    def latency_s(self) -> float:
+        return self.at - self.call.started
+
+    @property
+    def first_token_s(self) -> float | None:
+        """Seconds to the first content of a stream."""
+        first = self.call.first_token_at
+        return None if first is None else first - self.call.started
+
+
+Sink = Callable[[Settled], None]
 
 
 class Settlement:
-    """Gives each call its one terminal outcome and its one log line.
+    """Gives each call its one terminal outcome, and tells the sinks.
 
     Args:
         clock: seconds on the event loop's clock, the one of `Call.started`.
     """
 
-    def __init__(self, clock: Callable[[], float], prices: Prices) -> None:
+    def __init__(self, clock: Callable[[], float], prices: Prices, sinks: Sequence[Sink]) -> None:
         self._clock = clock
         self._prices = prices
+        self._sinks = sinks
 
     def settle(self, call: Call, error: CallError | None) -> None:
         """Close the books on this call; None means that it completed. Only the first counts."""
         if call.code is not None:
             return
         call.code = error.code if error else "completed"
-        status = OUTCOMES[call.code].status
-        usage, charged = call.usage, sum(call.charged_tokens())
-        log.log(
-            logging.ERROR if status == 500 else logging.WARNING if status > 500 else logging.INFO,
-            "call",
-            extra={
-                "request_id": call.request_id,
-                "caller": call.caller.name,
-                "route": call.route,
-                "model": call.model or None,
-                "provider": call.target.provider if call.target else None,
-                "upstream_model": call.target.model if call.target else None,
-                "stream": call.stream,
-                "status": status,
-                "code": call.code,
-                "reason": error.reason if error and error.reason != error.code else None,
-                "attempts": call.attempts,
-                "latency_ms": self._ms(call.started, self._clock()),
-                "first_token_ms": self._ms(call.started, call.first_token_at),
-                "prompt_tokens": usage.prompt_tokens if usage else None,
-                "completion_tokens": usage.completion_tokens if usage else None,
-                "charged_tokens": charged,
-                "cost_usd": self._prices.usd(call) if charged else None,
-                "estimated": True if charged and not usage else None,
-                "redactions": call.redactions or None,
-                "cut": call.cut or None,
-                "replayed": call.replayed or None,
-                "finish_reason": call.finish_reason,
-                "provider_request_id": call.provider_request_id,
-            },
+        prompt_tokens, answer_tokens = call.charged_tokens()
+        charged = bool(prompt_tokens or answer_tokens)
+        settled = Settled(
+            call=call,
+            error=error,
+            status=OUTCOMES[call.code].status,
+            at=self._clock(),
+            prompt_tokens=prompt_tokens,
+            answer_tokens=answer_tokens,
+            counted_by=_counted_by(call) if charged else None,
+            usd=self._prices.usd(call) if charged else None,
         )
+        for sink in self._sinks:
+            try:
+                sink(settled)
+            except Exception:
+                log.exception("sink", extra={"request_id": call.request_id})
 
-    @staticmethod
-    def _ms(begin: float, end: float | None) -> float | None:
-        return None if end is None else round((end - begin) * 1000, 1)
+
+def _counted_by(call: Call) -> Literal["provider", "estimated", "partial"]:
+    if call.usage:
+        return "provider"
+    return "estimated" if call.code == "completed" else "partial"

@@ -37,7 +37,6 @@ from provider.cassette import Provenance
 from provider.recorder import RecordingTransport
 from provider.transport import AiohttpTransport
 from store import Store
-from telemetry.settlement import Settlement
 
 ROOT = Path(__file__).parent.parent
 KEY = "sk-test-key"
@@ -364,7 +363,7 @@ class Sluice:
             ),
             gate=self.gate,
             prices=prices,
-            settlement=Settlement(loop_clock, prices),
+            settlement=server.make_settlement(self.gate, prices, clock=loop_clock),
             clock=loop_clock,
             version="0.0.test",
             mode="live",

@@ -18,7 +18,6 @@ from prices import Prices
 from provider.cassette import Exchange, Provenance, load, save
 from provider.completion import first_text, parse_completion
 from provider.transport import AiohttpTransport
-from telemetry.settlement import Settlement
 
 ROOT = Path(__file__).parent.parent
 CASSETTES = ROOT / "cassettes"
@@ -97,19 +96,20 @@ def app(io_loop, waits):
             random=random.Random(0).random,
         )
         prices = Prices(settings.models)
+        gate = Gate.build(
+            settings,
+            None,
+            clock=loop.time,
+            wall_clock=time.time,
+            prices=prices,
+            sleep=asyncio.sleep,
+        )
         return Services(
             config=settings,
             router=router,
-            gate=Gate.build(
-                settings,
-                None,
-                clock=loop.time,
-                wall_clock=time.time,
-                prices=prices,
-                sleep=asyncio.sleep,
-            ),
+            gate=gate,
             prices=prices,
-            settlement=Settlement(loop.time, prices),
+            settlement=server.make_settlement(gate, prices, clock=loop.time),
             clock=loop.time,
             version="test",
             mode="live",

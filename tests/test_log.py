@@ -7,10 +7,12 @@ from datetime import datetime
 
 import pytest
 
-from call import Call, Usage
+from call import Attempt, Call, Usage
+from config import Target
 from errors import OUTCOMES, CallError
 from prices import Prices
 from telemetry import log as logs
+from telemetry.call_log import log_call
 from telemetry.settlement import Settlement
 
 CANARY = "canary-9d20"
@@ -34,7 +36,7 @@ def settled(error=None, **changes):
     call = Call("id-1", "/api/chat", started=100.0, deadline=128.0)
     for name, value in changes.items():
         setattr(call, name, value)
-    Settlement(lambda: 101.5, Prices({})).settle(call, error)
+    Settlement(lambda: 101.5, Prices({}), [log_call]).settle(call, error)
     return call
 
 
@@ -75,7 +77,7 @@ def test_a_completed_call(lines):
     settled(
         model="gpt-4o-mini",
         stream=True,
-        attempts=2,
+        timeline=[Attempt(Target("default", "gpt-4o-mini"), 100.0)] * 2,
         first_token_at=100.25,
         usage=Usage(9, 3, 12),
         finish_reason="stop",
@@ -98,6 +100,10 @@ def test_a_completed_call(lines):
         "latency_ms": 1500.0,
         "first_token_ms": 250.0,
         "charged_tokens": 12,
+        "cost_usd": 3.15e-06,
+        "counted_by": "provider",
+        "provider": "default",
+        "upstream_model": "gpt-4o-mini",
         "prompt_tokens": 9,
         "completion_tokens": 3,
         "finish_reason": "stop",
@@ -116,7 +122,7 @@ def test_a_failed_call(lines, code):
 
 def test_a_call_is_settled_once(lines):
     call = settled(CallError("client_gone"))
-    settlement = Settlement(lambda: 102.0, Prices({}))
+    settlement = Settlement(lambda: 102.0, Prices({}), [log_call])
     settlement.settle(call, None)
     settlement.settle(call, CallError("internal"))
     assert [line["code"] for line in lines()] == ["client_gone"]

@@ -1,0 +1,20 @@
+#!/bin/sh
+# What some tests use and a Python environment does not hold: a browser, promtool. Each is
+# installed where that is possible; a test that misses its own is skipped and says so.
+set -u
+
+system() {  # PACKAGE COMMAND
+    command -v "$2" >/dev/null && return
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "    $2 is missing, and so are its tests: install it (on Debian: apt-get install $1)"
+        return
+    fi
+    [ -n "${updated-}" ] || apt-get -qq update >/dev/null
+    updated=1
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$1" >/dev/null 2>&1 \
+        || echo "    $1 could not be installed; its tests are skipped"
+}
+
+system chromium chromium
+system prometheus promtool
+exit 0
