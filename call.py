@@ -127,14 +127,18 @@ class Call:
         """How many answers are asked for."""
         return int(self.options.get("n") or 1)
 
-    def charged_tokens(self) -> tuple[int, int]:
+    def charged_tokens(self, code: str | None = None) -> tuple[int, int]:
         """Prompt and answer tokens that this call has cost: as the provider says, else by our
         own count. An attempt that failed outright cost nothing; one that was given up is billed
-        for what it was asked, and for what it said."""
+        for what it was asked, and for what it said.
+
+        Args:
+            code: the outcome, before the call is settled.
+        """
         if self.usage:
             return self.usage.prompt_tokens, self.usage.completion_tokens
-        late = self.code == "deadline_exceeded"
-        given_up = self.attempts > 0 and (late or self.ended_by is not None)
-        if given_up or self.code == "completed" or self.answer_tokens:
+        code = code or self.code
+        given_up = self.attempts > 0 and (code == "deadline_exceeded" or self.ended_by is not None)
+        if given_up or code == "completed" or self.answer_tokens:
             return self.prompt_tokens, self.answer_tokens
         return 0, 0

@@ -61,6 +61,7 @@ class CallError(Exception):
         transient: another attempt may succeed.
         unhealthy: the provider is to blame, so the circuit breaker counts it.
         retry_after_s: seconds to wait before the next try, as `Retry-After`.
+        param: which field of the request is at fault, as a path.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class CallError(Exception):
         transient: bool = False,
         unhealthy: bool = False,
         retry_after_s: float | None = None,
+        param: str | None = None,
     ) -> None:
         self.code = code
         self.outcome = OUTCOMES[code]
@@ -80,6 +82,7 @@ class CallError(Exception):
         self.transient = transient
         self.unhealthy = unhealthy
         self.retry_after_s = retry_after_s
+        self.param = param
         super().__init__(f"{code}: {self.reason}")
 
 

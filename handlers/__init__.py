@@ -4,7 +4,11 @@ from tornado.web import Application
 
 from handlers.base import NotFoundHandler, Services
 from handlers.chat import ChatHandler, ResumeHandler
+from handlers.completions import ChatCompletionsHandler
 from handlers.health import LivenessHandler, ReadinessHandler
+from handlers.models import ModelHandler, ModelsHandler
+from handlers.openai_errors import UnknownOpenAIHandler
+from handlers.responses import ResponsesHandler
 from handlers.xsrf import XsrfHandler
 
 __all__ = ["Services", "make_app"]
@@ -12,6 +16,12 @@ __all__ = ["Services", "make_app"]
 
 def make_app(services: Services) -> Application:
     """The route table."""
+    openai_routes = [
+        (r"/v1/chat/completions", ChatCompletionsHandler),
+        (r"/v1/responses", ResponsesHandler),
+        (r"/v1/models", ModelsHandler),
+        (r"/v1/models/(.+)", ModelHandler),
+    ]
     return Application(
         [
             (r"/api/chat", ChatHandler),
@@ -19,6 +29,8 @@ def make_app(services: Services) -> Application:
             (r"/api/xsrf", XsrfHandler),
             (r"/healthz", LivenessHandler),
             (r"/readyz", ReadinessHandler),
+            *(openai_routes if services.config.openai_routes else ()),
+            (r"/v1/.*", UnknownOpenAIHandler),
         ],
         services=services,
         default_handler_class=NotFoundHandler,

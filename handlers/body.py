@@ -42,7 +42,7 @@ class Schema:
         """
         if not self._fits(document):
             fault = best_match(self._explaining.iter_errors(document))
-            raise invalid(_told(fault) if fault else "The body does not fit the schema")
+            raise _told(fault) if fault else invalid("The body does not fit the schema")
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -57,8 +57,9 @@ def parse(body: bytes) -> dict[str, Any]:
     return document
 
 
-def invalid(text: str) -> CallError:
-    return CallError("invalid_request", text=text)
+def invalid(text: str, param: str | None = None) -> CallError:
+    """The refusal of a request, which may name the field at fault."""
+    return CallError("invalid_request", text=text, param=param)
 
 
 def _strict_json(body: bytes) -> object:
@@ -72,6 +73,7 @@ def _strict_json(body: bytes) -> object:
         document = json.loads(
             text,
             object_pairs_hook=_unique,
+            parse_int=_bounded,
             parse_float=_finite,
             parse_constant=_refuse_constant,
         )
@@ -98,6 +100,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
+def _bounded(digits: str) -> int:
+    value = int(digits)
+    if not -(2**63) <= value < 2**63:  # nobody could be told of it
+        raise invalid("The body has a number that is out of range")
+    return value
+
+
 def _finite(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
@@ -109,7 +118,7 @@ def _refuse_constant(name: str) -> float:
     raise invalid("The body must not contain NaN or Infinity")
 
 
-def _told(fault: ValidationError) -> str:
+def _told(fault: ValidationError) -> CallError:
     """The schema's objection in words of our own."""
     place = "".join(
         f"[{step}]" if isinstance(step, int) else f".{step}" for step in fault.absolute_path
@@ -120,15 +129,18 @@ def _told(fault: ValidationError) -> str:
     schema: Any = fault.schema
     if rule == "required":
         missing = next(key for key in limit if key not in instance)
-        if missing == "userMessage":
-            return _USER_MESSAGE
-        return f"{f'{place}.' if place else ''}{missing} is required"
+        where = f"{f'{place}.' if place else ''}{missing}"
+        return invalid(_USER_MESSAGE if where == "userMessage" else f"{where} is required", where)
     if place == "userMessage" and rule in ("type", "pattern"):
-        return _USER_MESSAGE
+        return invalid(_USER_MESSAGE, place)
     if rule == "additionalProperties":
         allowed = ", ".join(schema["properties"])
-        return f"{place or 'The body'} has an unknown key; known are {allowed}"
-    return f"{place} must {_rule_in_words(rule, limit)}"
+        return invalid(f"{place or 'The body'} has an unknown key; known are {allowed}", place)
+    return invalid(f"{place} must {_rule_in_words(rule, limit)}", place)
+
+
+def _json(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 _USER_MESSAGE: Final = "userMessage must be a non-empty string"
@@ -142,7 +154,7 @@ def _rule_in_words(rule: str, limit: Any) -> str:
                 f"{'an' if kind[0] in 'aio' else 'a'} {kind}" for kind in kinds
             )
         case "enum":
-            return "be one of " + ", ".join(limit)
+            return "be one of " + ", ".join(map(_json, limit))
         case "minimum":
             return f"be at least {limit}"
         case "maximum":

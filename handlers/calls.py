@@ -78,7 +78,7 @@ class CallHandler(RequestHandler, StreamHandler):
         gate = self.services.gate
         try:
             call.address = self.client_address()
-            call.caller = await gate.auth.authenticate(self.single_header("Authorization"))
+            call.caller = await self.authenticate()
             key = self._idempotency_key()
             body = sha256(self.body).digest() if key else b""
             self.format = self.read_request(call)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from call import Call
+from call import Call, Caller
 from config import ModelConfig
 from errors import CallError
 from handlers.base import BaseHandler
@@ -19,6 +19,14 @@ class RequestHandler(BaseHandler):
         if len(values) > 1:
             raise invalid(f"{name} must not be given twice")
         return values[0] if values else None
+
+    async def authenticate(self) -> Caller:
+        """Who asks.
+
+        Raises:
+            CallError: 400 or 401.
+        """
+        return await self.services.gate.auth.authenticate(self.single_header("Authorization"))
 
     def read_body(self, call: Call) -> dict[str, Any]:
         """The body as a JSON object; it is let go of.
@@ -44,14 +52,14 @@ class RequestHandler(BaseHandler):
             raise CallError("model_not_found")
         if named is not None and named not in allowed:
             text = f"There is no such model; there are {', '.join(allowed)}"
-            raise CallError("model_not_found", text=text)
+            raise CallError("model_not_found", text=text, param="model")
         call.model = named or allowed[0]
         return self.config.models[call.model]
 
     def limit_answer(self, call: Call, name: str, asked: int, limit: int) -> None:
         """Hold the longest answer, which the request calls `name`, against its limit."""
         if asked > limit:
-            raise invalid(f"{name} must be at most {limit}")
+            raise invalid(f"{name} must be at most {limit}", name)
         call.max_tokens = int(asked)
 
     def _check_headers(self, call: Call) -> None:

@@ -139,7 +139,21 @@ def _choices(document: dict[str, Any]) -> list[dict[str, Any]]:
                 raise _garbage("bad_type")
             _text(fields.get("content"))
             _text(fields.get("refusal"))
+            if fields.get("tool_calls"):
+                _check_calls(fields["tool_calls"])
     return choices
+
+
+def _check_calls(calls: object) -> None:
+    if not isinstance(calls, list):
+        raise _garbage("bad_type")
+    for call in calls:
+        function = call.get("function") or {} if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            raise _garbage("bad_type")
+        _index(call)
+        for value in (call.get("id"), function.get("name"), function.get("arguments")):
+            _text(value)
 
 
 def _index(choice: dict[str, Any]) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import openai
 import pytest
 import uvloop
 from jsonschema import Draft202012Validator
@@ -428,6 +429,7 @@ class Sluice:
 
 
 StartSluice = Callable[..., Awaitable[Sluice]]
+Connect = Callable[..., openai.AsyncOpenAI]
 
 
 @pytest.fixture
@@ -488,3 +490,19 @@ def sluice(io_loop: IOLoop, upstream: Upstream, calls: CallLog) -> Iterator[Star
 
     yield start
     io_loop.run_sync(stop, timeout=10)
+
+
+@pytest.fixture
+def sdk(io_loop: IOLoop) -> Iterator[Connect]:
+    """`sdk(server)`: OpenAI's client, with nothing changed but its address."""
+    made: list[openai.AsyncOpenAI] = []
+
+    def connect(server: Sluice, **options: Any) -> openai.AsyncOpenAI:
+        url = f"http://127.0.0.1:{server.port}/v1"
+        options = {"api_key": "any", "max_retries": 0, **options}
+        made.append(openai.AsyncOpenAI(base_url=url, **options))
+        return made[-1]
+
+    yield connect
+    for client in made:
+        io_loop.run_sync(client.close)

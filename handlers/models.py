@@ -1,0 +1,42 @@
+"""GET /v1/models and /v1/models/{id}: what this caller may ask."""
+
+import time
+from typing import Any, Final
+
+from errors import CallError
+from handlers.openai_errors import OpenAIErrors
+from handlers.request import RequestHandler
+
+_SINCE: Final = int(time.time())
+"""OpenAI says since when a model exists; all that is known here is since when it is served."""
+
+
+class ModelsHandler(OpenAIErrors, RequestHandler):
+    """The models, the default first."""
+
+    route = "/v1/models"
+
+    def options(self, name: str = "") -> None:
+        self.preflight()
+
+    async def get(self) -> None:
+        models = await self._models()
+        self.answer({"object": "list", "data": [self._document(name) for name in models]})
+
+    async def _models(self) -> list[str]:
+        return self.services.gate.models_of(await self.authenticate())
+
+    def _document(self, name: str) -> dict[str, Any]:
+        provider = self.config.models[name].upstream[0].provider
+        return {"id": name, "object": "model", "created": _SINCE, "owned_by": provider}
+
+
+class ModelHandler(ModelsHandler):
+    """One of them."""
+
+    route = "/v1/models/{id}"
+
+    async def get(self, name: str) -> None:  # type: ignore[override]
+        if name not in await self._models():
+            raise CallError("model_not_found", param="model")
+        self.answer(self._document(name))

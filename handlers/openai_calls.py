@@ -1,0 +1,56 @@
+"""What the calls under /v1 have in common: fields, errors, and the operator's words first."""
+
+from typing import Any, Final
+
+from call import Call
+from config import ModelConfig
+from errors import CallError
+from handlers.body import Schema
+from handlers.calls import CallHandler
+from handlers.openai_errors import OpenAIErrors
+from handlers.request import without_system
+
+_OPERATORS: Final = frozenset(("system", "developer"))
+
+
+class OpenAICallHandler(OpenAIErrors, CallHandler):
+    """A call in OpenAI's words."""
+
+    def read_fields(self, call: Call, schema: Schema, extra: frozenset[str]) -> dict[str, Any]:
+        """The body's fields that are not null, held against their schema.
+
+        Args:
+            extra: further fields, with any value.
+
+        Raises:
+            CallError: 400, 413 or 415.
+        """
+        fields = {key: value for key, value in self.read_body(call).items() if value is not None}
+        schema.check({key: value for key, value in fields.items() if key not in extra})
+        call.stream = fields.pop("stream", False)
+        return fields
+
+    def read_model(self, call: Call, fields: dict[str, Any], *names: str) -> ModelConfig:
+        """Take out the model, and the longest answer, which has one of these names."""
+        model = self.choose_model(call, fields.pop("model", None))
+        asked = {name: fields.pop(name) for name in names if name in fields}
+        call.max_tokens = model.max_tokens
+        for name, tokens in asked.items():
+            self.limit_answer(call, name, tokens, model.max_tokens_limit)
+        return model
+
+    def take_messages(self, call: Call, messages: list[dict[str, Any]]) -> None:
+        """Give the call its messages, after the rules of [openai]."""
+        config = self.config
+        messages = without_system(
+            messages, config.openai.system_messages, lambda each: each["role"] in _OPERATORS
+        )
+        if config.openai.system_prompt and config.chat.system_prompt:
+            messages.insert(0, {"role": "system", "content": config.chat.system_prompt})
+            call.own_messages = 1
+        call.messages = messages
+
+    def should_retry(self, error: CallError) -> bool:
+        # An answer that has been paid for is not to be bought again unasked.
+        spent = self.call is not None and any(self.call.charged_tokens(error.code))
+        return super().should_retry(error) and not spent
