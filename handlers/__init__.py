@@ -8,6 +8,7 @@ from handlers.completions import ChatCompletionsHandler
 from handlers.health import LivenessHandler, ReadinessHandler
 from handlers.models import ModelHandler, ModelsHandler
 from handlers.openai_errors import UnknownOpenAIHandler
+from handlers.openapi import OpenAPIHandler
 from handlers.responses import ResponsesHandler
 from handlers.xsrf import XsrfHandler
 
@@ -29,6 +30,7 @@ def make_app(services: Services) -> Application:
             (r"/api/xsrf", XsrfHandler),
             (r"/healthz", LivenessHandler),
             (r"/readyz", ReadinessHandler),
+            (r"/openapi.json", OpenAPIHandler),
             *(openai_routes if services.config.openai_routes else ()),
             (r"/v1/.*", UnknownOpenAIHandler),
         ],

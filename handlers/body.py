@@ -102,7 +102,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _bounded(digits: str) -> int:
     value = int(digits)
-    if not -(2**63) <= value < 2**63:  # nobody could be told of it
+    if not -(2**63) <= value < 2**64:  # nobody could be told of it
         raise invalid("The body has a number that is out of range")
     return value
 

@@ -25,14 +25,6 @@ _SAME: Final = (
     "temperature", "top_p", "user",
 )  # fmt: skip
 
-_NEEDED: Final = {
-    "input_text": "text",
-    "output_text": "text",
-    "text": "text",
-    "refusal": "refusal",
-    "input_image": "image_url",
-}
-
 Item = dict[str, Any]
 
 
@@ -59,26 +51,22 @@ def _messages(fields: dict[str, Any]) -> list[Item]:
     messages: list[Item] = []
     if "instructions" in fields:
         messages.append({"role": "system", "content": fields["instructions"]})
-    for number, item in enumerate(items):
+    for item in items:
         match item.get("type", "message"):
             case "message":
-                messages.append(_message(item, f"input[{number}]"))
+                messages.append(_message(item))
             case "function_call":
                 _add_function_call(messages, item)
             case "function_call_output":
-                content = _content(item["output"], f"input[{number}].output")
-                messages.append(
-                    {"role": "tool", "tool_call_id": item["call_id"], "content": content}
-                )
+                name = {"role": "tool", "tool_call_id": item["call_id"]}
+                messages.append({**name, "content": _content(item["output"])})
     return messages
 
 
-def _message(item: Item, place: str) -> Item:
-    if "role" not in item or "content" not in item:  # the type may be left out
-        raise invalid(f"{place} must have a role and a content", place)
+def _message(item: Item) -> Item:
     # Engines other than OpenAI's know no developer.
     role = "system" if item["role"] == "developer" else item["role"]
-    return {"role": role, "content": _content(item["content"], f"{place}.content")}
+    return {"role": role, "content": _content(item["content"])}
 
 
 def _add_function_call(messages: list[Item], item: Item) -> None:
@@ -91,17 +79,11 @@ def _add_function_call(messages: list[Item], item: Item) -> None:
     )
 
 
-def _content(content: str | list[Item], place: str) -> str | list[Item]:
+def _content(content: str | list[Item]) -> str | list[Item]:
     """A text where it is one, for every engine knows that; else parts."""
     if isinstance(content, str):
         return content
-    parts = []
-    for number, part in enumerate(content):
-        needed = _NEEDED.get(part["type"])
-        if needed and part.get(needed) is None:
-            missing = f"{place}[{number}].{needed}"
-            raise invalid(f"{missing} is required", missing)
-        parts.append(_part(part))
+    parts = [_part(part) for part in content]
     if len(parts) == 1 and parts[0]["type"] == "text":
         text: str = parts[0]["text"]
         return text

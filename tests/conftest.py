@@ -100,7 +100,11 @@ def deadline(seconds: float) -> dict[str, float]:
 # Schemas
 
 
-_SCHEMAS = {path.name: json.loads(path.read_bytes()) for path in (ROOT / "schemas").glob("*.json")}
+_SCHEMAS = {
+    path.name: json.loads(path.read_bytes())
+    for path in (ROOT / "schemas").glob("*.json")
+    if path.name != "openapi.json"
+}
 _REGISTRY: Registry[Any] = Registry().with_resources(
     (name, Resource.from_contents(schema)) for name, schema in _SCHEMAS.items()
 )

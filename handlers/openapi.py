@@ -1,0 +1,105 @@
+"""GET /openapi.json: the routes of this server, described by the schemas that they are held to.
+
+    schemas/openapi.json          the routes, with references to
+    schemas/chat.request.json …   what bodies and replies are held against
+
+Rules of this module:
+
+- The document is one piece, made when it is first asked for: each schema file becomes a
+  component, and references between files become references within the document.
+- It says what this server will take: its models, its longest answer, and no route that is off.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from config import Config
+from documents import leaves
+from handlers.base import BaseHandler
+
+_SCHEMAS: Final = Path(__file__).parent.parent / "schemas"
+_COMPONENTS: Final = "#/components/schemas/"
+_LENGTH_FIELDS: Final = ("maxTokens", "max_tokens", "max_completion_tokens", "max_output_tokens")
+
+
+def describe(config: Config, version: str) -> dict[str, Any]:
+    """The OpenAPI document of a server with these settings."""
+    document = _read("openapi")
+    document["info"]["version"] = version
+    if not config.openai_routes:
+        paths = document["paths"]
+        document["paths"] = {path: paths[path] for path in paths if not path.startswith("/v1/")}
+        del document["components"]["responses"]["OpenAIError"]
+    if config.auth.mode in ("keys", "jwt"):
+        document["security"] = [{"bearer": []}]
+    schemas = document["components"]["schemas"]
+    wanted = _localized(document, "")
+    while wanted:
+        name = wanted.pop()
+        if name not in schemas:
+            schemas[name] = _read(name)
+            wanted |= _localized(schemas[name], name)
+    for name, schema in schemas.items():
+        if name.endswith(".request"):
+            _narrow(schema["properties"], config)
+        if name.startswith("openai.") and name.endswith(".request"):
+            _allow_null(schema)
+    return document
+
+
+def _read(name: str) -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads((_SCHEMAS / f"{name}.json").read_bytes())
+    for key in ("$schema", "$id"):  # within the document it has neither an address nor a dialect
+        schema.pop(key, None)
+    return schema
+
+
+def _localized(document: dict[str, Any], name: str) -> set[str]:
+    """Turn references to files into references within the document; the files' names."""
+    files = set()
+    for holder, key in leaves(document):
+        if key != "$ref" or holder[key].startswith("#/components/"):
+            continue
+        file, _, place = holder[key].partition("#")
+        file = file.removesuffix(".json") or name
+        files.add(file)
+        holder[key] = f"{_COMPONENTS}{file}{place}"
+    return files
+
+
+def _narrow(fields: dict[str, Any], config: Config) -> None:
+    """Say of a request's fields what is true of this server."""
+    fields["model"]["enum"] = list(config.models)
+    longest = max(model.max_tokens_limit for model in config.models.values())
+    for name in _LENGTH_FIELDS:
+        if name in fields:
+            fields[name]["maximum"] = longest
+
+
+def _allow_null(schema: dict[str, Any]) -> None:
+    """Say that a field may be null instead of not given."""
+    for name, field in schema["properties"].items():
+        if name in schema["required"]:
+            continue
+        if "type" in field:
+            kinds = field["type"]
+            field["type"] = [*([kinds] if isinstance(kinds, str) else kinds), "null"]
+        if "enum" in field:
+            field["enum"].append(None)
+
+
+class OpenAPIHandler(BaseHandler):
+    """The document."""
+
+    route = "/openapi.json"
+
+    def head(self) -> None:
+        self.get()
+
+    def get(self) -> None:
+        made_for, document = self.settings.get("openapi", (None, {}))
+        if made_for is not self.config:
+            document = describe(self.config, self.services.version)
+            self.settings["openapi"] = self.config, document
+        self.answer(document)
