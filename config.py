@@ -112,6 +112,7 @@ class ProviderConfig:
     api_key: str = field(repr=False)
     base_url: str
     max_tokens_field: str
+    stream_usage: bool
     connect_s: float
     first_token_s: float
     idle_s: float

@@ -17,6 +17,8 @@ import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Final
 
@@ -47,6 +49,11 @@ _CODE_OF_STATUS: Final = {
 
 _FOREIGN_ORIGIN: Final = (
     "Pages of this origin may not call; [browser] allowed_origins lists who may"
+)
+
+_FOREIGN_NAME: Final = (
+    "Without authentication this server answers to localhost and to addresses, not to other "
+    "names; [auth] mode says who may call"
 )
 
 
@@ -91,6 +98,9 @@ class BaseHandler(BrowserHandler):
         self.set_browser_headers()
 
     def prepare(self) -> None:
+        if self.config.auth.mode == "none" and not _is_this_machine(self.request.host_name):
+            # A page may have given its own name our address (DNS rebinding).
+            raise CallError("forbidden", "host", text=_FOREIGN_NAME)
         declared = self.request.headers.get("Content-Length", "0")
         if declared.isdecimal() and int(declared) > HARD_BODY_CAP:
             self.set_header("Connection", "close")
@@ -232,6 +242,17 @@ class BaseHandler(BrowserHandler):
             for name in self.SUPPORTED_METHODS
             if getattr(own, name.lower()) is not getattr(RequestHandler, name.lower())
         ]
+
+
+@lru_cache
+def _is_this_machine(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _whole_seconds(wait_s: float) -> int:

@@ -109,7 +109,9 @@ class Provider:
             self._config.max_tokens_field: call.max_tokens,
         } | call.options
         if call.stream:
-            body |= {"stream": True, "stream_options": {"include_usage": True}}
+            body["stream"] = True
+            if self._config.stream_usage:
+                body["stream_options"] = {"include_usage": True}
         headers = {
             "X-Client-Request-Id": call.request_id,
             "x-stainless-retry-count": str(call.attempts - 1),

@@ -165,7 +165,7 @@ def encoded(
     method: str, target: str, headers: tuple[tuple[str, str], ...] = (), body: bytes | None = None
 ) -> bytes:
     """A request's bytes; Content-Length is added where there is a body."""
-    lines = [f"{method} {target} HTTP/1.1", "Host: sluice.test"]
+    lines = [f"{method} {target} HTTP/1.1", "Host: localhost"]
     lines += [f"{name}: {value}" for name, value in headers]
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")

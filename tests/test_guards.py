@@ -118,12 +118,41 @@ async def test_pages_of_other_origins_may_not_call(
     await refused(await sluice(), upstream, 403, "forbidden", *headers)
 
 
+@pytest.mark.parametrize(
+    "name", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example"]
+)
+async def test_a_name_that_was_given_our_address_is_nobodys_here(sluice, name):
+    """DNS rebinding: the browser takes the page for one of ours."""
+    server = await sluice()
+    request = chat().replace(b"Host: localhost", f"Host: {name}:8000".encode())
+    reply = await (await server.send(request)).reply()
+    reply.assert_error(403, "forbidden")
+    assert (await server.record()).reason == "host"
+
+
+@pytest.mark.parametrize(
+    "name", ["localhost:8000", "app.localhost", "127.0.0.1:8000", "[::1]:8000"]
+)
+async def test_this_machines_own_names(sluice, upstream, name):
+    upstream.will(ok())
+    server = await sluice()
+    request = chat().replace(b"Host: localhost", f"Host: {name}".encode())
+    assert (await (await server.send(request)).reply()).status == 200
+
+
+async def test_with_authentication_any_name_will_do(sluice, upstream):
+    upstream.will(ok())
+    server = await sluice(auth_mode="public")
+    request = chat().replace(b"Host: localhost", b"Host: sluice.example")
+    assert (await (await server.send(request)).reply()).status == 200
+
+
 async def test_our_own_page_may_call(sluice: StartSluice, upstream: Upstream) -> None:
     upstream.will(ok(), ok())
     server = await sluice()
 
     assert (await server.chat(HELLO, FROM_PAGE)).status == 200
-    assert (await server.chat(HELLO, ("Origin", "http://sluice.test"))).status == 200
+    assert (await server.chat(HELLO, ("Origin", "http://localhost"))).status == 200
 
 
 async def test_a_listed_origin_may_call_and_read(sluice: StartSluice, upstream: Upstream) -> None:

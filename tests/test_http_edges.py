@@ -358,7 +358,7 @@ async def test_expect_100_continue_is_answered(sluice: StartSluice, upstream: Up
 # Framing
 
 
-HEAD = "POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 BODY = '\r\n{"userMessage": "Hello"}'
 MALFORMED = {
     "unequal Content-Length twice": HEAD + "Content-Length: 24\r\nContent-Length: 25\r\n" + BODY,
@@ -372,9 +372,9 @@ MALFORMED = {
     "negative length": HEAD + "Content-Length: -1\r\n" + BODY,
     "NUL in a header": HEAD + "X-A: a\x00b\r\n" + BODY,
     "CR in a header": HEAD + "X-A: a\rb\r\n" + BODY,
-    "no Host": HEAD.replace("Host: x\r\n", "") + BODY,
+    "no Host": HEAD.replace("Host: localhost\r\n", "") + BODY,
     "two Hosts": HEAD + "Host: y\r\n" + BODY,
-    "bad Host": HEAD.replace("Host: x", "Host: a/b c") + BODY,
+    "bad Host": HEAD.replace("Host: localhost", "Host: a/b c") + BODY,
     "HTTP/2 preface": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "no HTTP": "hello\r\n\r\n",
     "20 KB header": HEAD + "X-A: " + "x" * 20_000 + "\r\n" + BODY,

@@ -86,6 +86,16 @@ async def test_a_stream_with_its_usage(sluice, upstream, sdk):
     assert chunks[-1].usage.total_tokens == 12
 
 
+async def test_a_provider_that_refuses_to_be_asked_for_usage(sluice, upstream, sdk):
+    upstream.will(answer_stream("Hi"))
+    server = await sluice(provider_stream_usage="false")
+    asked = {**ASK, "stream": True, "stream_options": {"include_usage": True}}
+    chunks = [each async for each in await sdk(server).chat.completions.create(**asked)]
+    assert "stream_options" not in upstream.requests[0].json
+    assert chunks[-1].usage.total_tokens == 12
+    assert (await server.record()).counted_by == "provider"
+
+
 async def test_the_stream_ends_as_clients_expect(sluice, upstream):
     upstream.will(answer_stream("Hi"))
     server = await sluice()
@@ -287,7 +297,7 @@ STATUSES = {
 @pytest.mark.parametrize("streams", [False, True])
 async def test_errors_have_their_types(sluice, upstream, sdk, step, changes, status, code, streams):
     upstream.will(step)
-    server = await sluice(**deadline(0.3))
+    server = await sluice(**(deadline(0.3) if step is silence else {}))
     kind, type_ = STATUSES[status]
     with pytest.raises(kind) as caught:
         await sdk(server).chat.completions.create(**{**ASK, **changes}, stream=streams)

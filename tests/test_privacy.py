@@ -242,12 +242,12 @@ async def test_a_refused_request_comes_back_to_nobody(
 @pytest.mark.parametrize(
     "data",
     [
-        f"GET /{PROMPT} HTTP/9.9\r\nHost: x\r\n\r\n",
+        f"GET /{PROMPT} HTTP/9.9\r\nHost: localhost\r\n\r\n",
         f"{PROMPT}\r\n\r\n",
-        f"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: {PROMPT}\r\n\r\n",
-        f"POST /api/chat HTTP/1.1\r\nHost: x\r\nX-{PROMPT}: \x00{KEY}\r\n\r\n",
+        f"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {PROMPT}\r\n\r\n",
+        f"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nX-{PROMPT}: \x00{KEY}\r\n\r\n",
         f"POST /api/chat HTTP/1.1\r\nHost: {PROMPT}/\r\n\r\n",
-        "POST /api/chat HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         + PROMPT
         + "\r\n",
     ],
