@@ -74,7 +74,7 @@ def test_credentials_are_asked_for_where_there_are_any(tmp_path: Path):
     assert described(auth_mode="keys")["security"] == [{"bearer": []}]
 
 
-def test_schemathesis_finds_no_fault():
+def test_schemathesis_finds_no_fault(tmp_path: Path):
     """Some hundred requests made from the document, good and bad, to a real server."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
@@ -98,8 +98,8 @@ def test_schemathesis_finds_no_fault():
                 *("--phases=examples,coverage,fuzzing", "--max-examples=10", "--no-color"),
                 *("--exclude-checks=positive_data_acceptance", "--generation-deterministic"),
             ],
-            env={**own, "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": "."},
-            cwd=ROOT / "tests",
+            env={**own, "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(ROOT / "tests")},
+            cwd=tmp_path,  # it keeps notes
             capture_output=True,
             text=True,
         )
