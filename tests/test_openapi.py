@@ -85,6 +85,7 @@ def test_schemathesis_finds_no_fault(tmp_path: Path):
         "SLUICE_IDEMPOTENCY_MAX_ENTRIES": "0",  # one key, two bodies: 422 is right
         "SLUICE_CHAT_MAX_PROMPT_TOKENS": "1000000",
     }
+    tests = str(ROOT / "tests")
     served = subprocess.Popen(
         [sys.executable, ROOT / "server.py"],
         env={**own, **UNLIMITED, **settings, "PORT": port},
@@ -98,7 +99,11 @@ def test_schemathesis_finds_no_fault(tmp_path: Path):
                 *("--phases=examples,coverage,fuzzing", "--max-examples=10", "--no-color"),
                 *("--exclude-checks=positive_data_acceptance", "--generation-deterministic"),
             ],
-            env={**own, "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(ROOT / "tests")},
+            env={
+                **own,
+                "SCHEMATHESIS_HOOKS": "schemathesis_hooks",
+                "PYTHONPATH": tests,
+            },
             cwd=tmp_path,  # it keeps notes
             capture_output=True,
             text=True,
