@@ -1,6 +1,6 @@
 """Sluice: a safe route from your front end to a large-language-model provider.
 
-    serve     (the default) run the server: POST /api/chat, GET /healthz, GET /readyz
+    serve     (the default) run the server: a page at /, POST /api/chat, GET /healthz, GET /readyz
     check     test the configuration and print what is in force
     keys      add NAME, list, revoke NAME: the keys of [auth] mode = keys
     record    run the server in front of [provider] and write what it answers to a

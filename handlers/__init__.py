@@ -9,7 +9,9 @@ from handlers.health import LivenessHandler, ReadinessHandler
 from handlers.models import ModelHandler, ModelsHandler
 from handlers.openai_errors import UnknownOpenAIHandler
 from handlers.openapi import OpenAPIHandler
+from handlers.page import ChatPageHandler
 from handlers.responses import ResponsesHandler
+from handlers.session import SessionHandler
 from handlers.xsrf import XsrfHandler
 
 __all__ = ["Services", "make_app"]
@@ -27,12 +29,14 @@ def make_app(services: Services) -> Application:
         [
             (r"/api/chat", ChatHandler),
             (r"/api/chat/([^/]+)/stream", ResumeHandler),
+            (r"/api/session", SessionHandler),
             (r"/api/xsrf", XsrfHandler),
             (r"/healthz", LivenessHandler),
             (r"/readyz", ReadinessHandler),
             (r"/openapi.json", OpenAPIHandler),
             *(openai_routes if services.config.openai_routes else ()),
             (r"/v1/.*", UnknownOpenAIHandler),
+            *ChatPageHandler.routes(),
         ],
         services=services,
         default_handler_class=NotFoundHandler,

@@ -2,7 +2,7 @@
 
 Rules of this module:
 
-- Every reply is JSON (or an event stream), carries X-Request-Id, and says nothing of the
+- Every reply is JSON (or an event stream, or a page), carries X-Request-Id, and says nothing of the
   software behind it.
 - A body over the limit is read to its end and thrown away, so that the client can read its
   413; past a hard cap it is answered at once and the connection closed. Tornado's own
@@ -116,12 +116,17 @@ class BaseHandler(BrowserHandler):
 
     def answer(self, document: dict[str, Any], status: int = 200) -> None:
         """Write this JSON as the reply; the caller finishes."""
+        body = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+        self.answer_bytes(body, "application/json", status)
+
+    def answer_bytes(self, body: bytes, content_type: str, status: int = 200) -> None:
+        """Write these bytes as the reply; the caller finishes."""
         if self.services.gate.admission.draining:
             # The listening socket is closed already; this asks the client to come back anew.
             self.set_header("Connection", "close")
         self.set_status(status)
-        self.set_header("Content-Type", "application/json")
-        self.write(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
+        self.set_header("Content-Type", content_type)
+        self.write(body)
 
     def answer_error(self, error: CallError) -> None:
         """Write and finish the JSON form of an error. Small, so it needs no bound."""

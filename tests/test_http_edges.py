@@ -30,7 +30,7 @@ def assert_bare(read: bytes) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["/", "/api", "/api/chat/", "/api/chatx", "/%ff", "/api/%ff", "/../etc/passwd", "//", "/a?b=c"],
+    ["/api", "/api/chat/", "/api/chatx", "/%ff", "/api/%ff", "/../etc/passwd", "//", "/a?b=c"],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 async def test_an_unknown_address_is_404(sluice: StartSluice, method: str, target: str) -> None:

@@ -1,0 +1,125 @@
+"""Pages: a document at its address, and the files it loads at /web/.
+
+Rules of this module:
+
+- Files are read once, when the routes are made, and only those that are named: no part of a
+  request ever becomes a path on the disk.
+- A page loads nothing from elsewhere and runs no script but its own files (CSP), and puts no
+  string into itself as HTML but through the one sanitizer (Trusted Types).
+- Files are asked for anew each time and mostly answered 304, so a new version is never mixed
+  with an old one.
+"""
+
+import logging
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import ClassVar, Final
+
+from handlers.base import BaseHandler
+
+WEB: Final = Path(__file__).parent.parent / "web"
+
+_CSP: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "form-action 'none'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types dompurify",
+    )
+)
+_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".woff2": "font/woff2",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PageFile:
+    """A file in memory."""
+
+    body: bytes
+    content_type: str
+    etag: str
+
+    @classmethod
+    def read(cls, name: str) -> "PageFile":
+        """The file of this name in web/."""
+        body = (WEB / name).read_bytes()
+        return cls(body, _TYPES[Path(name).suffix], f'"{sha256(body).hexdigest()[:32]}"')
+
+
+def page_files(address: str, document: str, *files: str) -> dict[str, PageFile]:
+    """The files of a page by their addresses.
+
+    Args:
+        address: of the document.
+        document: its file in web/.
+        files: what it loads, each at /web/NAME.
+    """
+    named = {address: document} | {f"/web/{name}": name for name in files}
+    return {address: PageFile.read(name) for address, name in named.items()}
+
+
+class PageHandler(BaseHandler):
+    """A page and its files. A subclass names them."""
+
+    files: ClassVar[dict[str, PageFile]]
+    """By address."""
+
+    @classmethod
+    def routes(cls) -> list[tuple[str, type[BaseHandler]]]:
+        return [(re.escape(address), cls) for address in cls.files]
+
+    @property
+    def route(self) -> str:
+        return self.request.path  # it is one of `files`
+
+    def head(self) -> None:
+        self.get()
+
+    def get(self) -> None:
+        file = self.files[self.request.path]
+        self.set_header("Content-Security-Policy", _CSP)
+        self.set_header("Cache-Control", "no-cache")
+        self.answer_bytes(file.body, file.content_type)
+
+    def compute_etag(self) -> str:
+        # Tornado compares it with If-None-Match.
+        return self.files[self.request.path].etag
+
+    def on_finish(self) -> None:
+        self.log_reply(logging.DEBUG)
+
+
+class ChatPageHandler(PageHandler):
+    """`GET /`: the chat page."""
+
+    files = page_files(
+        "/",
+        "index.html",
+        "style.css",
+        "icon.svg",
+        "chat.js",
+        "api.js",
+        "markdown.js",
+        "parts.js",
+        "stream.js",
+        "view.js",
+        "words.js",
+        "vendor/figtree.woff2",
+        "vendor/figtree-italic.woff2",
+        "vendor/marked.js",
+        "vendor/purify.js",
+    )
