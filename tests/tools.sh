@@ -1,5 +1,5 @@
 #!/bin/sh
-# What some tests use and a Python environment does not hold: a browser, promtool. Each is
+# What some tests use and a Python environment does not hold: a browser, promtool, axe. Each is
 # installed where that is possible; a test that misses its own is skipped and says so.
 set -u
 
@@ -15,6 +15,16 @@ system() {  # PACKAGE COMMAND
         || echo "    $1 could not be installed; its tests are skipped"
 }
 
+from_npm() {  # FOLDER
+    if ! command -v npm >/dev/null; then
+        echo "    npm is missing, and so are the tests with the clients of $1"
+        return
+    fi
+    npm ci --prefix "$1" --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null \
+        || echo "    $1 could not be installed; its tests are skipped"
+}
+
 system chromium chromium
 system prometheus promtool
+from_npm tests/axe
 exit 0

@@ -1,0 +1,94 @@
+"""Debian's Chromium by Playwright, and servers beside it.
+
+Playwright's synchronous interface wants a thread without an event loop, so the servers run in
+another one.
+"""
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any, Final, TypeVar
+
+import uvloop
+from playwright.sync_api import Browser, sync_playwright
+from tornado.netutil import bind_sockets
+from upstream import Upstream
+
+import server
+from config import Config
+from handlers import Services
+from provider.embedded import Library
+
+T = TypeVar("T")
+
+CHROMIUM: Final = shutil.which("chromium")
+_ARGUMENTS: Final = (
+    "--no-sandbox",  # it would not start as root; it sees nothing but our own pages
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """A running browser."""
+    assert CHROMIUM, "chromium is missing: sh tests/tools.sh installs it"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_ARGUMENTS))
+        yield chromium
+        chromium.close()
+
+
+class House:
+    """A thread with an event loop, on which a scripted upstream and servers run."""
+
+    def __init__(self) -> None:
+        self.loop = uvloop.new_event_loop()
+        self.upstream = Upstream()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="servers")
+        self._servers = AsyncExitStack()
+        self._services: list[Services] = []
+
+    def __enter__(self) -> "House":
+        self._thread.start()
+        self._run(self.upstream.start())
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.rest()
+        self._run(self.upstream.stop())
+        self._run(self.loop.shutdown_default_executor())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=10)
+
+    def serve(self, config: Config, *, replay: bool = False) -> str:
+        """Start a server with these settings; the address of its page."""
+        return self._run(self._serve(config, replay))
+
+    async def _serve(self, config: Config, replay: bool) -> str:
+        library = Library.open(config.replay.cassettes) if replay else None
+        services = await self._servers.enter_async_context(server.wired(config, library))
+        http_server = server.make_server(services)
+        sockets = bind_sockets(0, "127.0.0.1")
+        http_server.add_sockets(sockets)
+        self._servers.push_async_callback(http_server.close_all_connections)
+        self._servers.callback(http_server.stop)
+        return f"http://127.0.0.1:{sockets[0].getsockname()[1]}/"
+
+    def rest(self) -> None:
+        """Stop the servers."""
+        self._run(self._servers.aclose())
+        assert self.upstream.faults == []
+
+    def wait(self, event: asyncio.Event) -> None:
+        self._run(asyncio.wait_for(event.wait(), 5))
