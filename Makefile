@@ -4,12 +4,13 @@
 # make pii      print precision and recall of redaction
 # make lock   write requirements*.txt anew from pyproject.toml
 # make cassettes  record the failure cassettes anew
+# make screenshots  take the pictures in docs/ anew (needs Chromium)
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test bench pii lock cassettes clean
+.PHONY: run test bench pii lock cassettes screenshots clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/runtime.stamp
@@ -33,6 +34,9 @@ pii: $(VENV)/dev.stamp
 
 cassettes: $(VENV)/runtime.stamp
 	@$(BIN)/python cassettes/record_failures.py
+
+screenshots: $(VENV)/dev.stamp $(VENV)/tools.stamp
+	@$(BIN)/python tests/screenshots.py
 
 lock:
 	@for extra in "-o requirements.txt" "--extra otel -o requirements-otel.txt" \

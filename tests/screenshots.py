@@ -1,0 +1,63 @@
+"""Take the pictures in docs/ of the chat page: `make screenshots`.
+
+Sluice replays its recordings for it, so this needs neither key nor network.
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from browser import House, browser
+from conftest import ROOT, make_settings
+from playwright.sync_api import BrowserContext, Page, expect
+
+DOCS: Final = ROOT / "docs"
+DESKTOP: Final[dict[str, Any]] = {"viewport": {"width": 960, "height": 640}}
+PHONE: Final[dict[str, Any]] = {
+    "viewport": {"width": 360, "height": 720},
+    "is_mobile": True,
+    "has_touch": True,
+}
+CONTEXTS: Final[dict[str, dict[str, Any]]] = {
+    "chat-light": DESKTOP,
+    "chat-dark": {**DESKTOP, "color_scheme": "dark"},
+    "chat-phone": PHONE,
+}
+
+
+def main() -> None:
+    logging.disable()  # the failure in one of them is meant
+    with House() as house, browser() as chromium:
+        url = house.serve(make_settings(api_key="", base_url=""), replay=True)
+        for name, options in CONTEXTS.items():
+            context = chromium.new_context(
+                device_scale_factor=2, reduced_motion="reduce", **options
+            )
+            picture = DOCS / f"{name}.png"
+            take(context, url, picture)
+            print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size // 1024} kB")
+            context.close()
+
+
+def take(context: BrowserContext, url: str, picture: Path) -> None:
+    page = context.new_page()
+    page.goto(url)
+    ask(page, "What is the capital of France?")
+    ask(page, "And of Italy?")
+    if "dark" in picture.name:
+        page.get_by_label("Try a failure").select_option("truncated")
+        ask(page, "Tell me about the ocean.", "failed")
+    page.screenshot(path=picture)
+
+
+def ask(page: Page, question: str, until: str = "complete") -> None:
+    page.get_by_label("Your question").fill(question)
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator(".answer").last).to_have_attribute("data-state", until)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
