@@ -1,7 +1,7 @@
 """The one value that travels through the house: what was asked, by when, and what became of it."""
 
 import asyncio
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from config import LimitConfig, Target
@@ -15,9 +15,15 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    cached_tokens: int = 0
+    """Of the prompt's: those the provider had seen before, and charges less for."""
 
     def as_json(self) -> dict[str, int]:
-        return asdict(self)
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.total_tokens,
+        }
 
 
 @dataclass(frozen=True, slots=True)

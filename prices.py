@@ -24,9 +24,15 @@ class Price:
 
     output_usd: float
     input_usd: float
+    cached_usd: float
+    """Of the prompt's tokens, those that came from the provider's cache."""
 
-    def usd(self, prompt_tokens: int, answer_tokens: int) -> float:
-        return (prompt_tokens * self.input_usd + answer_tokens * self.output_usd) / _MILLION
+    def usd(self, prompt_tokens: int, answer_tokens: int, cached_tokens: int = 0) -> float:
+        return (
+            (prompt_tokens - cached_tokens) * self.input_usd
+            + cached_tokens * self.cached_usd
+            + answer_tokens * self.output_usd
+        ) / _MILLION
 
 
 class Prices:
@@ -34,7 +40,11 @@ class Prices:
 
     def __init__(self, models: Mapping[str, ModelConfig]) -> None:
         self._configured = {
-            name: Price(model.output_usd_per_million, model.input_usd_per_million)
+            name: Price(
+                model.output_usd_per_million,
+                model.input_usd_per_million,
+                model.input_usd_per_million,
+            )
             for name, model in models.items()
             if model.input_usd_per_million or model.output_usd_per_million
         }
@@ -52,15 +62,17 @@ class Prices:
     def usd(self, call: Call) -> float | None:
         """What the call has cost, or None where nobody knows the price."""
         price = self.of(call)
-        return round(price.usd(*call.charged_tokens()), 9) if price else None
+        cached_tokens = call.usage.cached_tokens if call.usage else 0
+        return round(price.usd(*call.charged_tokens(), cached_tokens), 9) if price else None
 
 
 @cache
 def known_price(model: str) -> Price | None:
     """The table's price of this model, or None."""
     try:
-        price = calc_price(Usage(input_tokens=_SAMPLE, output_tokens=_SAMPLE), model)
+        fresh = calc_price(Usage(input_tokens=_SAMPLE, output_tokens=_SAMPLE), model)
+        cached = calc_price(Usage(input_tokens=_SAMPLE, cache_read_tokens=_SAMPLE), model)
     except LookupError:
         return None
-    scale = _MILLION / _SAMPLE
-    return Price(float(price.output_price) * scale, float(price.input_price) * scale)
+    prices = (fresh.output_price, fresh.input_price, cached.input_price)
+    return Price(*(float(price) * (_MILLION / _SAMPLE) for price in prices))

@@ -154,7 +154,8 @@ class Limits:
         self, call: Call, prompt_tokens: int, answer_tokens: int, *, in_flight: int
     ) -> dict[str, int]:
         price = self._prices.of(call)
-        usd = price.usd(prompt_tokens, answer_tokens) if price else 0.0
+        cached_tokens = call.usage.cached_tokens if call.usage else 0
+        usd = price.usd(prompt_tokens, answer_tokens, cached_tokens) if price else 0.0
         tokens = prompt_tokens + answer_tokens
         return {
             "requests_per_minute": 1,

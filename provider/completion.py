@@ -181,7 +181,11 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
     counts = (prompt, completion, total)
     if any(type(count) is not int or count < 0 for count in counts):
         return None
-    return Usage(prompt, completion, total)  # type: ignore[arg-type]
+    details = value.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
+    if type(cached) is not int or not 0 <= cached <= prompt:  # type: ignore[operator]
+        cached = 0
+    return Usage(prompt, completion, total, cached)  # type: ignore[arg-type]
 
 
 def _garbage(reason: str) -> CallError:

@@ -33,6 +33,7 @@ def log_call(settled: Settled) -> None:
             "completion_tokens": usage.completion_tokens if usage else None,
             "charged_tokens": settled.prompt_tokens + settled.answer_tokens,
             "cost_usd": settled.usd,
+            "cost_unknown": settled.cost_unknown or None,
             "counted_by": settled.counted_by,
             "redactions": call.redactions or None,
             "cut": call.cut or None,

@@ -34,6 +34,7 @@ FIELDS: Final = (
     "completion_tokens",
     "charged_tokens",
     "cost_usd",
+    "cost_unknown",
     "counted_by",
     "redactions",
     "cut",

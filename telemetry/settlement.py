@@ -52,6 +52,11 @@ class Settled:
         return None if reason == self.code else reason
 
     @property
+    def cost_unknown(self) -> bool:
+        """Whether it cost something, and nobody knows how much."""
+        return self.counted_by is not None and self.usd is None
+
+    @property
     def latency_s(self) -> float:
         return self.at - self.call.started
 

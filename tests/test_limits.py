@@ -122,7 +122,9 @@ async def test_a_day_is_a_quota_and_ends_at_midnight():
 
 
 async def test_dollars_a_day():
-    limited = Limited(total=limit(usd_per_day=0.01), price=Price(output_usd=2.0, input_usd=1.0))
+    limited = Limited(
+        total=limit(usd_per_day=0.01), price=Price(output_usd=2.0, input_usd=1.0, cached_usd=1.0)
+    )
     await limited.call(tokens=4000, max_tokens=2500)  # 0.009
     error = await limited.refused(tokens=2000)
     assert error.code == "quota_exceeded"
