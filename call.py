@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from io import StringIO
 from typing import Any, Final
 
 from config import LimitConfig, Target
@@ -88,6 +89,8 @@ class Call:
 
     timeline: list[Attempt] = field(default_factory=list)
     """The attempts that were sent; between two of them is the backoff."""
+    passed_over: list[Attempt] = field(default_factory=list)
+    """Those that were not, for the circuit was open."""
     first_token_at: float | None = None
     usage: Usage | None = None
     answer_tokens: int = 0
@@ -98,6 +101,8 @@ class Call:
     replayed: bool = False
     """Answered from another request's recording."""
     provider_request_id: str | None = None
+    kept_answer: StringIO | None = field(default=None, repr=False)
+    """The provider's own words, where operator and request both agree that they are kept."""
     code: str | None = None
     """The terminal outcome, a key of `errors.OUTCOMES`; None until the call is settled."""
 

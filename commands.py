@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import audit_view
 import config_loader
 from config import Config
 from errors import ConfigError
@@ -45,6 +46,9 @@ def options(
     command = commands.add_parser("keys", parents=[shared], help="add, list or revoke keys")
     command.add_argument("action", choices=["add", "list", "revoke"])
     command.add_argument("name", nargs="?", metavar="NAME")
+    audit_view.add_options(
+        commands.add_parser("audit", parents=[shared], help="show the samples that [audit] keeps")
+    )
     parser.set_defaults(command="serve", cassette=None)
     asked = parser.parse_args(argv)
     asked.config = getattr(asked, "config", here / "config.ini")

@@ -149,6 +149,22 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditConfig:
+    destination: str
+    """Empty, `stdout`, or a file's path."""
+    success_rate: float
+    failure_rate: float
+    max_bytes: int
+    files: int
+    content: str
+
+    @property
+    def keeps_content(self) -> bool:
+        """Whether requests may agree that their words are kept."""
+        return bool(self.destination) and self.content == "consent"
+
+
+@dataclass(frozen=True, slots=True)
 class ReplayConfig:
     cassettes: Path
     chunk_interval_s: float
@@ -195,6 +211,7 @@ class Config:
     retry: RetryConfig
     circuit: CircuitConfig
     log: LogConfig
+    audit: AuditConfig
     replay: ReplayConfig
     providers: Mapping[str, ProviderConfig]
     """By name; [provider] is `default`."""

@@ -54,6 +54,8 @@ def load(path: Path, environ: Mapping[str, str], *, keyless: bool = False) -> Co
     _check_chains(values)
     for section, key in (("replay", "cassettes"), ("auth", "keys_file")):
         values[section][key] = path.parent / values[section][key]
+    if (destination := values["audit"]["destination"]) not in ("", "stdout"):
+        values["audit"]["destination"] = str(path.parent / destination)
     if keyless:
         values["provider"]["api_key"] = ""
     sections = {

@@ -3,6 +3,7 @@
     serve     (the default) run the server: a page at /, POST /api/chat, GET /healthz, GET /readyz
     check     test the configuration and print what is in force
     keys      add NAME, list, revoke NAME: the keys of [auth] mode = keys
+    audit     show the samples of calls that [audit] keeps
     record    run the server in front of [provider] and write what it answers to a
               cassette
     replay    run the server on a cassette, without key or network
@@ -20,7 +21,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -33,6 +34,7 @@ from dotenv import dotenv_values
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
+import audit_view
 import commands
 import config_loader
 from config import Config, ProviderConfig
@@ -50,8 +52,9 @@ from provider.shared_circuit import SharedCircuit
 from provider.transport import AiohttpTransport
 from store import Store
 from telemetry import log as logs
+from telemetry.audit import Audit
 from telemetry.call_log import log_call
-from telemetry.settlement import Settlement
+from telemetry.settlement import Settlement, Sink
 
 VERSION: Final = "0.1.0"
 HERE: Final = Path(__file__).parent
@@ -68,9 +71,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; the process's exit code."""
     options = commands.options(argv, description=__doc__, version=VERSION, here=HERE)
     try:
-        config = config_loader.load(
-            options.config, _environment(options), keyless=options.command == "replay"
-        )
+        environment = _environment(options)
+        keyless = options.command in ("replay", "audit")
+        config = config_loader.load(options.config, environment, keyless=keyless)
+        if options.command == "audit":
+            return audit_view.show(config.audit, options)
         if options.command == "check":
             return commands.check(config)
         if options.command == "keys":
@@ -129,6 +134,11 @@ async def wired(
     """
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
+        sinks: list[Sink] = []
+        if config.audit.destination:
+            audit = Audit(config.audit)
+            stack.callback(audit.close)
+            sinks.append(audit)
         embedded = None
         if library is not None:
             embedded = EmbeddedProvider(library, config.replay.chunk_interval_s)
@@ -162,7 +172,7 @@ async def wired(
             router=router,
             gate=gate,
             prices=prices,
-            settlement=make_settlement(gate, prices, clock=loop.time),
+            settlement=make_settlement(gate, prices, sinks, clock=loop.time),
             clock=loop.time,
             version=VERSION,
             mode="replay" if embedded else "record" if cassette else "live",
@@ -170,9 +180,11 @@ async def wired(
         )
 
 
-def make_settlement(gate: Gate, prices: Prices, *, clock: Callable[[], float]) -> Settlement:
+def make_settlement(
+    gate: Gate, prices: Prices, sinks: Iterable[Sink] = (), *, clock: Callable[[], float]
+) -> Settlement:
     """Where everything learns of a call that has ended. Its place is given back first."""
-    return Settlement(clock, prices, [lambda settled: gate.leave(settled.call), log_call])
+    return Settlement(clock, prices, [lambda settled: gate.leave(settled.call), log_call, *sinks])
 
 
 def make_router(

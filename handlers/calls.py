@@ -11,8 +11,10 @@ Rules of this module:
 """
 
 import sys
+from collections.abc import Iterable
 from functools import partial
 from hashlib import sha256
+from io import StringIO
 
 from call import ANONYMOUS, Call
 from errors import CallError
@@ -25,6 +27,7 @@ from handlers.stream import StreamHandler
 from provider.completion import said
 from provider.deadline import run
 from provider.stream import ChatStream
+from telemetry.audit import MAX_CONTENT
 
 
 class CallHandler(RequestHandler, StreamHandler):
@@ -55,6 +58,9 @@ class CallHandler(RequestHandler, StreamHandler):
                 started=now,
                 deadline=now + self.config.provider.deadline_s,
             )
+            consent = self.request.headers.get("X-Audit-Consent")
+            if self.config.audit.keeps_content and consent == "true":
+                self.call.kept_answer = StringIO()
         super().prepare()
 
     def options(self) -> None:
@@ -137,9 +143,11 @@ class CallHandler(RequestHandler, StreamHandler):
         else:
             completion = await run(call, self.services.router.complete(call))
             call.usage, call.finish_reason = completion.usage, completion.finish_reason
-            if call.usage is None:
+            if call.usage is None or call.kept_answer is not None:
                 words = said(completion.document["choices"], "message")
-                await weigh_answer(call, call.upstream_model, words)
+                _keep(call, [words])
+                if call.usage is None:
+                    await weigh_answer(call, call.upstream_model, words)
             if restorer is not None:
                 restorer.whole(completion.document)
             self._begin(call, 200, self.format.content_type)
@@ -188,7 +196,9 @@ class CallHandler(RequestHandler, StreamHandler):
     ) -> None:
         async for deltas in stream:
             documents = [delta.document for delta in deltas]
-            if not meter.passes([delta.said for delta in deltas]):
+            words = [delta.said for delta in deltas]
+            _keep(call, words)
+            if not meter.passes(words):
                 call.cut = True
                 documents.append(stream.cut())
             if restorer is not None:
@@ -241,3 +251,9 @@ class CallHandler(RequestHandler, StreamHandler):
         self.call.end(gone)
         if not self._posting:
             self.services.settlement.settle(self.call, gone)
+
+
+def _keep(call: Call, words: Iterable[str]) -> None:
+    """Put the provider's own words aside, where that is agreed on; of a long answer the first."""
+    if call.kept_answer is not None and call.kept_answer.tell() <= MAX_CONTENT:
+        call.kept_answer.writelines(words)

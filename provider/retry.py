@@ -131,7 +131,7 @@ class Retry:
         except CallError as failure:
             made.reason = failure.reason
             if failure.code == "circuit_open":  # nothing was sent
-                call.timeline.pop()
+                call.passed_over.append(call.timeline.pop())
             raise
         except asyncio.CancelledError:
             made.reason = "cancelled"

@@ -49,6 +49,7 @@ FIELDS: Final = (
     "signal",
     "in_flight",
     "exchanges",
+    "samples",
 )
 
 

@@ -38,6 +38,7 @@ from provider.cassette import Provenance
 from provider.recorder import RecordingTransport
 from provider.transport import AiohttpTransport
 from store import Store
+from telemetry.audit import Audit
 
 ROOT = Path(__file__).parent.parent
 KEY = "sk-test-key"
@@ -336,6 +337,7 @@ class Sluice:
         store = Store(config.store, clock=loop_clock) if config.store.redis_url else None
         self.transports: list[AiohttpTransport] = []
         prices = Prices(config.models)
+        self.audit = Audit(config.audit) if config.audit.destination else None
         self.gate = Gate.build(
             config,
             store,
@@ -368,7 +370,9 @@ class Sluice:
             ),
             gate=self.gate,
             prices=prices,
-            settlement=server.make_settlement(self.gate, prices, clock=loop_clock),
+            settlement=server.make_settlement(
+                self.gate, prices, [self.audit] if self.audit else [], clock=loop_clock
+            ),
             clock=loop_clock,
             version="0.0.test",
             mode="live",
@@ -388,6 +392,8 @@ class Sluice:
         await self.http_server.close_all_connections()
         await self.services.router.aclose()
         await self.gate.aclose()
+        if self.audit is not None:
+            self.audit.close()
 
     async def connect(self) -> Client:
         """A new connection; it is closed after the test."""

@@ -20,7 +20,7 @@ BASE = (
     "store.py",
 )
 OURS = [
-    *(ROOT / name for name in (*BASE, "server.py", "commands.py")),
+    *(ROOT / name for name in (*BASE, "server.py", "commands.py", "audit_view.py")),
     *(path for room in ROOMS for path in sorted((ROOT / room).glob("*.py"))),
 ]
 

@@ -89,13 +89,14 @@ def test_only_a_count_that_can_be_is_believed(details: object, cached: int) -> N
 
 
 async def test_an_unknown_price_is_unknown_and_not_zero(
-    sluice: StartSluice, upstream: Upstream
+    sluice: StartSluice, upstream: Upstream, tmp_path: Path
 ) -> None:
     upstream.will(
         stream(delta("Hi"), finish(), usage(9, 3), DONE),
         json_reply(completion(usage=usage_of(9, 3))),
     )
-    server = await sluice(chat_model="nobodys-model")
+    audited = {"audit_destination": tmp_path / "audit.jsonl", "audit_success_rate": 1}
+    server = await sluice(chat_model="nobodys-model", **audited)
 
     streamed = await server.chat({**HELLO, "stream": True})
     await server.chat(HELLO)
@@ -106,6 +107,10 @@ async def test_an_unknown_price_is_unknown_and_not_zero(
     for record in server.calls.records:
         assert (record.charged_tokens, record.counted_by) == (12, "provider")
         assert (record.cost_usd, record.cost_unknown) == (None, True)
+    assert server.audit is not None
+    server.audit.close()
+    for line in (tmp_path / "audit.jsonl").read_text().splitlines():
+        assert '"cost_usd":null' in line
 
 
 async def test_what_cost_nothing_is_not_unknown(sluice: StartSluice, upstream: Upstream) -> None:
