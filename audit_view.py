@@ -146,6 +146,7 @@ def _usd(sample: Sample) -> str:
 def _whole(sample: Sample) -> Iterator[str]:
     shown = {
         "request id": sample["request_id"],
+        "trace id": sample["trace_id"],
         "time": sample["time"],
         "outcome": " ".join(map(str, filter(None, map(sample.get, ("status", "code", "reason"))))),
         "caller": sample["caller"],

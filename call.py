@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from config import LimitConfig, Target
 from errors import CallError
+from trace_context import TraceContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Attempt:
     """None while it runs. A stream's attempt ends with its first content."""
     reason: str | None = None
     """Why it failed, as `CallError.reason`."""
+    span_id: str = ""
+    """Where the call has a trace."""
 
 
 @dataclass(slots=True, eq=False)
@@ -91,6 +94,8 @@ class Call:
     """The attempts that were sent; between two of them is the backoff."""
     passed_over: list[Attempt] = field(default_factory=list)
     """Those that were not, for the circuit was open."""
+    trace: TraceContext | None = None
+    """None where nobody traces."""
     first_token_at: float | None = None
     usage: Usage | None = None
     answer_tokens: int = 0
@@ -101,6 +106,8 @@ class Call:
     replayed: bool = False
     """Answered from another request's recording."""
     provider_request_id: str | None = None
+    response_model: str | None = None
+    """The model that answered, as the provider says."""
     kept_answer: StringIO | None = field(default=None, repr=False)
     """The provider's own words, where operator and request both agree that they are kept."""
     code: str | None = None

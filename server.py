@@ -26,7 +26,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import httpx2
@@ -55,6 +55,10 @@ from telemetry import log as logs
 from telemetry.audit import Audit
 from telemetry.call_log import log_call
 from telemetry.settlement import Settlement, Sink
+from telemetry.tracing import tracing
+
+if TYPE_CHECKING:
+    from telemetry.traces import Traces
 
 VERSION: Final = "0.1.0"
 HERE: Final = Path(__file__).parent
@@ -76,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         config = config_loader.load(options.config, environment, keyless=keyless)
         if options.command == "audit":
             return audit_view.show(config.audit, options)
+        traced = tracing(environment)
         if options.command == "check":
             return commands.check(config)
         if options.command == "keys":
@@ -83,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         library = _library(config, options)
         logs.configure(config.log.level)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(config, library, options))
+            runner.run(_serve(config, library, options, traced))
     except ConfigError as fault:
         print(f"sluice: {fault}", file=sys.stderr)
         return 1
@@ -96,6 +101,8 @@ def _environment(options: argparse.Namespace) -> Mapping[str, str]:
     if "DYNO" not in environment:  # .env is for development, not for a platform
         file = {k: v for k, v in dotenv_values(options.config.parent / ".env").items() if v}
         environment = {**file, **environment}
+        # OpenTelemetry's SDK reads the process's own.
+        os.environ |= {k: v for k, v in environment.items() if k.startswith("OTEL_")}
     return environment
 
 
@@ -124,13 +131,17 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 @asynccontextmanager
 async def wired(
-    config: Config, library: Library | None, cassette: Path | None = None
+    config: Config,
+    library: Library | None,
+    cassette: Path | None = None,
+    make_traces: "Callable[[str], Traces] | None" = None,
 ) -> AsyncIterator[Services]:
     """All parts of the server, made in order and closed in reverse.
 
     Args:
         library: answer from these recordings; None: from the configured provider.
         cassette: record the provider's answers into this file.
+        make_traces: for this version, if there are to be any.
     """
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
@@ -139,6 +150,10 @@ async def wired(
             audit = Audit(config.audit)
             stack.callback(audit.close)
             sinks.append(audit)
+        traces = make_traces(VERSION) if make_traces else None
+        if traces:
+            stack.callback(traces.close)
+            sinks.append(traces)
         embedded = None
         if library is not None:
             embedded = EmbeddedProvider(library, config.replay.chunk_interval_s)
@@ -177,6 +192,7 @@ async def wired(
             version=VERSION,
             mode="replay" if embedded else "record" if cassette else "live",
             scenarios=embedded.scenarios if embedded else (),
+            begin_trace=traces.begin if traces else None,
         )
 
 
@@ -252,8 +268,13 @@ def make_server(services: Services) -> HTTPServer:
     )
 
 
-async def _serve(config: Config, library: Library | None, options: argparse.Namespace) -> None:
-    async with wired(config, library, options.cassette) as services:
+async def _serve(
+    config: Config,
+    library: Library | None,
+    options: argparse.Namespace,
+    make_traces: "Callable[[str], Traces] | None",
+) -> None:
+    async with wired(config, library, options.cassette, make_traces) as services:
         server = make_server(services)
         # What is loaded by now stays for good, and a call leaves few cycles behind: collect
         # seldom, and never walk the modules again.

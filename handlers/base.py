@@ -35,6 +35,7 @@ from handlers.browser import BrowserHandler
 from prices import Prices
 from provider.router import Router
 from telemetry.settlement import Settlement
+from trace_context import TraceContext
 
 log: Final = logging.getLogger("sluice.http")
 
@@ -73,6 +74,8 @@ class Services:
     """Where answers come from: live, record or replay."""
     scenarios: tuple[str, ...] = ()
     """Names that X-Replay-Scenario may have; empty outside replay."""
+    begin_trace: Callable[[str, str], TraceContext] | None = None
+    """From traceparent and tracestate, where calls are traced."""
 
 
 @stream_request_body

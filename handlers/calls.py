@@ -58,8 +58,11 @@ class CallHandler(RequestHandler, StreamHandler):
                 started=now,
                 deadline=now + self.config.provider.deadline_s,
             )
-            consent = self.request.headers.get("X-Audit-Consent")
-            if self.config.audit.keeps_content and consent == "true":
+            headers = self.request.headers
+            if self.services.begin_trace is not None:
+                parent = headers.get("Traceparent", ""), headers.get("Tracestate", "")
+                self.call.trace = self.services.begin_trace(*parent)
+            if self.config.audit.keeps_content and headers.get("X-Audit-Consent") == "true":
                 self.call.kept_answer = StringIO()
         super().prepare()
 

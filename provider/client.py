@@ -21,7 +21,7 @@ import orjson
 from call import Call
 from config import ProviderConfig
 from provider.circuit import Circuit
-from provider.completion import Completion, parse_completion
+from provider.completion import Completion, model_of, parse_completion
 from provider.deadline import timer
 from provider.stream import ChatStream
 from provider.translate import translated
@@ -78,7 +78,9 @@ class Provider:
         with self.circuit.attempt(), translated():
             async with timer("attempt_timeout", min(self._config.attempt_s, within_s)):
                 response = await self._post(call, model)
-                return parse_completion(response.content)
+                completion = parse_completion(response.content)
+                call.response_model = model_of(completion.document)
+                return completion
 
     async def stream(self, call: Call, model: str, within_s: float) -> ChatStream:
         """The answer as it comes, at its first content, from one attempt; to be closed.
@@ -100,6 +102,7 @@ class Provider:
                 except BaseException:
                     await stream.aclose()
                     raise
+                call.response_model = stream.model
                 return stream
 
     async def _post(self, call: Call, model: str) -> httpx2.Response:
@@ -118,6 +121,8 @@ class Provider:
         }
         if self._forward_scenario and call.replay_scenario is not None:
             headers["X-Replay-Scenario"] = call.replay_scenario
+        if call.trace is not None:
+            headers |= call.trace.headers(call.timeline[-1].span_id)
         call.provider_request_id = None
         try:
             response = await self._openai.post(

@@ -5,6 +5,7 @@ function here either returns a value with the right types or raises a `CallError
 Wire format: https://platform.openai.com/docs/api-reference/chat
 """
 
+import re
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -19,6 +20,7 @@ DONE: Final = b"[DONE]"
 _NOT_SAID: Final = frozenset(("role", "id", "type"))
 _WORDS: Final = {"content"}
 _MAX_LEVELS: Final = 100
+_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 
 
 class Completion(NamedTuple):
@@ -186,6 +188,12 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
     if type(cached) is not int or not 0 <= cached <= prompt:  # type: ignore[operator]
         cached = 0
     return Usage(prompt, completion, total, cached)  # type: ignore[arg-type]
+
+
+def model_of(document: dict[str, Any]) -> str | None:
+    """The model that answered, where that looks like a name of one."""
+    name = document.get("model")
+    return name if isinstance(name, str) and _MODEL.fullmatch(name) else None
 
 
 def _garbage(reason: str) -> CallError:

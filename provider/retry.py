@@ -35,6 +35,7 @@ from call import Attempt, Call
 from config import RetryConfig, Target
 from errors import CallError
 from provider.circuit import Circuit
+from trace_context import new_span_id
 
 T = TypeVar("T")
 
@@ -123,7 +124,7 @@ class Retry:
         others: int,
         attempt: Callable[[Target, float], Awaitable[T]],
     ) -> T:
-        made = Attempt(target, self._clock())
+        made = Attempt(target, self._clock(), span_id=new_span_id() if call.trace else "")
         call.timeline.append(made)
         share_s = (call.deadline - self._clock()) / (others + 1) if others else inf
         try:

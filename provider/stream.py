@@ -19,7 +19,7 @@ import httpx2
 
 from call import Usage
 from errors import CallError
-from provider.completion import DONE, Delta, parse_event
+from provider.completion import DONE, Delta, model_of, parse_event
 from provider.deadline import IdleTimer
 from provider.sse import Event, LineTooLong, SSEDecoder
 from provider.translate import translated
@@ -32,7 +32,8 @@ _MAX_HELD: Final = 128
 class ChatStream:
     """An async iterator over lists of deltas.
 
-    `finish_reasons` (by choice) and `usage` hold what the provider has said of them so far.
+    `finish_reasons` (by choice), `usage` and `model` hold what the provider has said of them
+    so far.
 
     Args:
         response: a response whose body has not been read; closed by `aclose`.
@@ -62,6 +63,7 @@ class ChatStream:
         self._done = False
         self.finish_reasons: dict[int, str | None] = {}
         self.usage: Usage | None = None
+        self.model: str | None = None
 
     @property
     def whole(self) -> bool:
@@ -75,6 +77,7 @@ class ChatStream:
             raise CallError("provider_unavailable", "not_a_stream", unhealthy=True)
         while not any(delta.is_content for delta in self._held):
             self._held = self._held[:_MAX_HELD] + await self._next_deltas(nullcontext())
+        self.model = model_of(self._held[-1].document)
 
     def __aiter__(self) -> "ChatStream":
         return self

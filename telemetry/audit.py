@@ -60,6 +60,7 @@ class Record:
     event: str = "audit"
     time: str
     request_id: str
+    trace_id: str | None
     caller: str
     route: str
     model: str
@@ -161,6 +162,7 @@ def record_of(settled: Settled, now: datetime) -> Record:
     record = Record(
         time=now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         request_id=call.request_id,
+        trace_id=call.trace.trace_id if call.trace else None,
         caller=call.caller.name,
         route=call.route,
         model=call.model,

@@ -40,6 +40,8 @@ def log_call(settled: Settled) -> None:
             "replayed": call.replayed or None,
             "finish_reason": call.finish_reason,
             "provider_request_id": call.provider_request_id,
+            "trace_id": call.trace.trace_id if call.trace else None,
+            "span_id": call.trace.span_id if call.trace else None,
         },
     )
 

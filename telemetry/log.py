@@ -41,6 +41,8 @@ FIELDS: Final = (
     "replayed",
     "finish_reason",
     "provider_request_id",
+    "trace_id",
+    "span_id",
     # Of the server itself:
     "version",
     "address",

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import openai
 import pytest
@@ -39,6 +39,9 @@ from provider.recorder import RecordingTransport
 from provider.transport import AiohttpTransport
 from store import Store
 from telemetry.audit import Audit
+
+if TYPE_CHECKING:
+    from telemetry.traces import Traces
 
 ROOT = Path(__file__).parent.parent
 KEY = "sk-test-key"
@@ -326,7 +329,13 @@ class CallLog(logging.Handler):
 class Sluice:
     """A running server with its parts, its call records, and clients."""
 
-    def __init__(self, config: Config, calls: CallLog, cassette: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        calls: CallLog,
+        cassette: Path | None = None,
+        traces: "Traces | None" = None,
+    ) -> None:
         self.config = config
         self.calls = calls
         self.clock = Clock()
@@ -337,6 +346,7 @@ class Sluice:
         store = Store(config.store, clock=loop_clock) if config.store.redis_url else None
         self.transports: list[AiohttpTransport] = []
         prices = Prices(config.models)
+        self.traces = traces
         self.audit = Audit(config.audit) if config.audit.destination else None
         self.gate = Gate.build(
             config,
@@ -371,11 +381,12 @@ class Sluice:
             gate=self.gate,
             prices=prices,
             settlement=server.make_settlement(
-                self.gate, prices, [self.audit] if self.audit else [], clock=loop_clock
+                self.gate, prices, filter(None, (self.audit, traces)), clock=loop_clock
             ),
             clock=loop_clock,
             version="0.0.test",
             mode="live",
+            begin_trace=traces.begin if traces else None,
         )
         self.http_server = server.make_server(self.services)
         sockets = bind_sockets(0, "127.0.0.1")
@@ -392,8 +403,8 @@ class Sluice:
         await self.http_server.close_all_connections()
         await self.services.router.aclose()
         await self.gate.aclose()
-        if self.audit is not None:
-            self.audit.close()
+        for sink in filter(None, (self.audit, self.traces)):
+            sink.close()
 
     async def connect(self) -> Client:
         """A new connection; it is closed after the test."""
@@ -483,10 +494,11 @@ def sluice(io_loop: IOLoop, upstream: Upstream, calls: CallLog) -> Iterator[Star
         base_url: str = upstream.url,
         cassette: Path | None = None,
         config: Config | None = None,
+        traces: "Traces | None" = None,
         **overrides: object,
     ) -> Sluice:
         config = config or make_settings(base_url, **overrides)
-        started.append(Sluice(config, calls, cassette))
+        started.append(Sluice(config, calls, cassette, traces))
         return started[-1]
 
     async def stop() -> None:

@@ -18,6 +18,7 @@ BASE = (
     "errors.py",
     "prices.py",
     "store.py",
+    "trace_context.py",
 )
 OURS = [
     *(ROOT / name for name in (*BASE, "server.py", "commands.py", "audit_view.py")),

@@ -91,7 +91,7 @@ class Process:
 
 
 def environment(**further: str) -> dict[str, str]:
-    foreign = ("SLUICE_", "OPENAI_", "DYNO", "PORT", "COV_")
+    foreign = ("SLUICE_", "OPENAI_", "OTEL_", "DYNO", "PORT", "COV_")
     own = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**own, "PORT": "0", **further}
 
