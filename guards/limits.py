@@ -48,6 +48,12 @@ _WINDOW_S: Final = {
 }
 _MICRO_USD: Final = 1_000_000
 _WHOSE: Final = {"caller": "of one caller", "ip": "from one address"}
+_UNITS: Final = {
+    "requests_per_minute": ("request", "a minute"),
+    "tokens_per_minute": ("token", "a minute"),
+    "tokens_per_day": ("token", "a day"),
+    "in_flight": ("call", "at a time"),
+}
 
 Standing = list[tuple[Charge, Count]]
 
@@ -220,15 +226,14 @@ def _refusal(standing: Standing, now: float) -> CallError:
     code = "quota_exceeded" if limit.window_s == DAY_S else "rate_limited"
     if limit.scope == "total":
         return CallError(code, _title(limit), retry_after_s=wait_s)
-    whose, unit = _WHOSE[limit.scope], limit.name.replace("_per_", " a ").replace("_", " ")
-    if limit.name.startswith("tokens") and charge.amount > limit.maximum:
-        text = (
-            f"Prompt and maxTokens need {charge.amount} tokens; "
-            f"the limit is {limit.maximum} {unit} {whose}"
-        )
-        return CallError("prompt_too_long", _title(limit), text=text)
+    whose = _WHOSE[limit.scope]
     if limit.name == "usd_per_day":
         text = f"The dollars a day {whose} are used up"
-    else:
-        text = f"The limit is {limit.maximum} {unit} {whose}"
+        return CallError(code, _title(limit), text=text, retry_after_s=wait_s)
+    noun, span = _UNITS[limit.name]
+    allowed = f"{limit.maximum} {noun}{'s' if limit.maximum > 1 else ''} {span} {whose}"
+    if limit.name.startswith("tokens") and charge.amount > limit.maximum:
+        text = f"Prompt and maxTokens need {charge.amount} tokens; the limit is {allowed}"
+        return CallError("prompt_too_long", _title(limit), text=text)
+    text = f"The limit is {allowed}"
     return CallError(code, _title(limit), text=text, retry_after_s=wait_s)

@@ -160,7 +160,7 @@ def _rule_in_words(rule: str, limit: Any) -> str:
         case "maximum":
             return f"be at most {limit}"
         case "minItems":
-            return f"have at least {limit} items"
+            return f"have at least {limit} item{'s' if limit > 1 else ''}"
         case "maxItems":
             return f"have at most {limit} items"
         case "pattern":

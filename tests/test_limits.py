@@ -72,6 +72,19 @@ async def test_no_limits_let_everything_pass():
         assert (await limited.call()).reply_headers == {}
 
 
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({"requests_per_minute": 1}, "The limit is 1 request a minute of one caller"),
+        ({"in_flight": 1}, "The limit is 1 call at a time of one caller"),
+    ],
+)
+async def test_a_limit_of_one_is_told_as_one(limits, told):
+    limited = Limited(caller=limit(**limits))
+    await limited.call()
+    assert (await limited.refused()).text == told
+
+
 async def test_requests_a_minute_then_the_wait_and_then_again():
     limited = Limited(caller=limit(requests_per_minute=3))
     for _ in range(3):
