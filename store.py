@@ -7,6 +7,7 @@ Rules of this module:
   whether it took effect, and its connection is closed, for the answer may yet come.
 - While Redis is down calls fail at once; one a second is let through to see.
 - A script that a healthy Redis refuses is a bug of ours, and is raised as it is.
+- redis-py is loaded only where there is a Redis: it takes 8 MB.
 
 `rediss://` is TLS; Heroku's certificates are its own: add `?ssl_cert_reqs=none` to the address.
 """
@@ -16,28 +17,18 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import cache
 from hashlib import sha1
-from typing import Any, Final
-
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import (
-    BusyLoadingError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
+from typing import TYPE_CHECKING, Any, Final
 
 from config import StoreConfig
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 log: Final = logging.getLogger("sluice.store")
 
 _CONNECTIONS: Final = 50
 _LOOK_S: Final = 1.0
 _LOG_S: Final = 60.0
-_DOWN: Final = (BusyLoadingError, ReadOnlyError, OutOfMemoryError)
 # The first words of refusals that redis-py has no class for: a full disk, a lost master, ….
 _UNWELL: Final = frozenset(
     ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "TRYAGAIN", "NOPERM")
@@ -59,14 +50,7 @@ class Store:
         self._prefix = config.prefix
         self._timeout_s = config.timeout_s
         self._clock = clock
-        self._redis = Redis.from_pool(
-            BlockingConnectionPool.from_url(
-                config.redis_url,
-                max_connections=_CONNECTIONS,
-                timeout=config.timeout_s,
-                retry=Retry(NoBackoff(), 0),
-            )
-        )
+        self._redis = connection(config)
         self._look_at = 0.0
         self._log_at = 0.0
         self.fail_open = config.on_failure == "open"
@@ -88,16 +72,10 @@ class Store:
         try:
             async with asyncio.timeout(self._timeout_s):
                 result = await self._evaluate(script, names, args)
-        except TimeoutError:
-            raise self._down("timeout") from None
-        except _DOWN:
-            raise self._down("refused") from None
-        except ResponseError as error:
-            if str(error).partition(" ")[0] in _UNWELL:
-                raise self._down("refused") from None
+        except Exception as error:
+            if reason := _reason(error):
+                raise self._down(reason) from None
             raise
-        except (RedisError, OSError):
-            raise self._down("connection") from None
         if not self.up:
             self.up = True
             log.info("store_up")
@@ -109,6 +87,8 @@ class Store:
     async def _evaluate(
         self, script: str, names: list[str], args: Sequence[str | bytes | int | float]
     ) -> Any:
+        from redis.exceptions import NoScriptError
+
         try:
             return await self._redis.evalsha(_digest(script), len(names), *names, *args)
         except NoScriptError:
@@ -122,6 +102,44 @@ class Store:
         self.up = False
         self._look_at = now + _LOOK_S
         return StoreDown()
+
+
+def connection(config: StoreConfig) -> "Redis":
+    """The client of this Redis, not yet connected.
+
+    Raises:
+        ValueError: the address has a part that redis-py does not know.
+    """
+    from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    return Redis.from_pool(
+        BlockingConnectionPool.from_url(
+            config.redis_url,
+            max_connections=_CONNECTIONS,
+            timeout=config.timeout_s,
+            retry=Retry(NoBackoff(), 0),
+        )
+    )
+
+
+def _reason(error: Exception) -> str | None:
+    """Why Redis could not do it; None: this is no fault of its."""
+    from redis import exceptions
+
+    unwell = (
+        exceptions.BusyLoadingError,
+        exceptions.ReadOnlyError,
+        exceptions.OutOfMemoryError,
+    )
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, unwell):
+        return "refused"
+    if isinstance(error, exceptions.ResponseError):
+        return "refused" if str(error).partition(" ")[0] in _UNWELL else None
+    return "connection" if isinstance(error, exceptions.RedisError | OSError) else None
 
 
 @cache

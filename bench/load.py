@@ -14,6 +14,8 @@ Rules of this module:
 import asyncio
 import json
 import re
+import socket
+import struct
 import time
 from dataclasses import dataclass
 from typing import Final, cast
@@ -28,9 +30,11 @@ class BadAnswer(Exception):
     """A server answered something else than what the upstream said."""
 
 
-def request(*, stream: bool = False, pace_ms: int = 0) -> bytes:
-    """A whole HTTP request; the text tells the upstream how fast to stream."""
+def request(*, stream: bool = False, pace_ms: int = 0, fault: str = "") -> bytes:
+    """A whole HTTP request; the text tells the upstream how fast to stream, and how to fail."""
     text = f"Tell me something about benchmarks, at pace={pace_ms}."
+    if fault:
+        text += f" fault={fault}"
     body = json.dumps({"userMessage": text, "stream": stream}).encode()
     head = (
         "POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
@@ -58,6 +62,23 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         self._transport.close()
+
+    @property
+    def begun(self) -> bool:
+        """Whether an answer is on its way, and no error."""
+        return self._received.startswith(b"HTTP/1.1 200 ")
+
+    def leave(self, *, reset: bool) -> None:
+        """Hang up in the middle."""
+        self._answer = None
+        if reset:
+            once = struct.pack("ii", 1, 0)
+            self._transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, once
+            )
+            self._transport.abort()
+        else:
+            self._transport.close()
 
     async def exchange(self, request: bytes) -> bytes:
         """The whole answer, headers and framing included."""

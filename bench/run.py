@@ -96,15 +96,8 @@ async def _round(server: Server, seconds: float, to: Measured) -> None:
 
 
 async def _memory(server: Server, to: Measured) -> None:
-    streams = asyncio.create_task(
-        load.stream(server.port, concurrent=MEMORY_STREAMS, waves=1, pace_ms=2 * PACE_MS)
-    )
-    most_mb = 0.0
-    while not streams.done():
-        await asyncio.sleep(0.1)
-        most_mb = max(most_mb, server.resident_mb())
-    await streams
-    to.resident_mb.append(most_mb)
+    streams = load.stream(server.port, concurrent=MEMORY_STREAMS, waves=1, pace_ms=2 * PACE_MS)
+    to.resident_mb.append(await servers.most_resident_mb(server, streams))
 
 
 async def _measure(under_test: list[Server], options: argparse.Namespace) -> dict[str, Measured]:

@@ -7,6 +7,7 @@ Rules of this module:
 - Nothing is installed but bench/express, and that only from its lock file.
 """
 
+import asyncio
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +23,7 @@ from typing import Final
 HERE: Final = Path(__file__).parent
 SERVER_CORE: Final = 0
 LOAD_CORE: Final = 1
+SLUICE: Final = [sys.executable, str(HERE.parent / "server.py")]
 
 # One address makes all the calls here: as high as they go, so that they are counted all the same.
 _UNLIMITED: Final = {
@@ -62,8 +65,20 @@ class Server:
             self.process.kill()
 
 
-def start(name: str, command: list[str], core: int, upstream: Server | None = None) -> Server:
-    """Start it on this core and wait until it listens."""
+async def most_resident_mb(server: Server, load: Awaitable[object]) -> float:
+    """The most that the server has in memory while this load lasts."""
+    working, most_mb = asyncio.ensure_future(load), 0.0
+    while not working.done():
+        await asyncio.sleep(0.1)
+        most_mb = max(most_mb, server.resident_mb())
+    await working
+    return most_mb
+
+
+def start(
+    name: str, command: list[str], core: int | None, upstream: Server | None = None
+) -> Server:
+    """Start it on this core, or on any, and wait until it listens."""
     port = _free_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLUICE_", "DYNO"))}
     environment |= _UNLIMITED
@@ -75,10 +90,10 @@ def start(name: str, command: list[str], core: int, upstream: Server | None = No
         env=environment,
         stdout=subprocess.DEVNULL,
         # Threads inherit the core; setting it from outside later would miss some.
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),
     )
     server = Server(name, port, process)
-    for _ in range(200):
+    for _ in range(1200):  # a minute, on a busy machine
         if process.poll() is not None:
             break
         with socket.socket() as probe:
@@ -89,13 +104,13 @@ def start(name: str, command: list[str], core: int, upstream: Server | None = No
     raise RuntimeError(f"{name} did not come up")
 
 
-def start_upstream() -> Server:
-    return start("upstream", [sys.executable, str(HERE / "upstream.py"), "{port}"], LOAD_CORE)
+def start_upstream(core: int | None = LOAD_CORE) -> Server:
+    return start("upstream", [sys.executable, str(HERE / "upstream.py"), "{port}"], core)
 
 
 def commands() -> dict[str, list[str]]:
     """How to start each server; Express only where Node.js can run it."""
-    found = {"Sluice": [sys.executable, str(HERE.parent / "server.py")]}
+    found = {"Sluice": SLUICE}
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         print("Express is left out: there is no node or no npm here.\n")

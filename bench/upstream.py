@@ -6,7 +6,8 @@ Rules of this module:
 
 - It must not be the bottleneck: no HTTP library, no JSON; every answer is made at import.
 - The prompt steers it: "pace=10" puts 10 ms between two chunks of a stream, "pace=0" one
-  turn of the event loop. Each chunk is a write of its own either way.
+  turn of the event loop. Each chunk is a write of its own either way. "fault=status" answers
+  503, "fault=reset" hangs up, and "fault=cut" does so half way through the answer.
 - Every token is the same word, so that the load generator can count what arrived.
 """
 
@@ -24,6 +25,8 @@ TOKEN: Final = " lorem"
 _LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 _STREAM: Final = re.compile(rb'"stream": ?true')
 _PACE: Final = re.compile(rb"pace=(\d+)")
+_FAULT: Final = re.compile(rb"fault=(\w+)")
+_UNAVAILABLE: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\n{}"
 _USAGE: Final = {"prompt_tokens": 24, "completion_tokens": CHUNKS, "total_tokens": 24 + CHUNKS}
 
 
@@ -85,7 +88,7 @@ class Upstream(asyncio.Protocol):
         self._received = bytearray()
         self._loop = asyncio.get_running_loop()
         self._pace_s = 0.0
-        self._next = 0
+        self._next = self._end = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -101,20 +104,31 @@ class Upstream(asyncio.Protocol):
             return
         request = bytes(self._received[:size])
         del self._received[:size]
-        if not _STREAM.search(request):
-            self._transport.write(_WHOLE)
-            return
-        pace = _PACE.search(request)
-        self._pace_s = int(pace[1]) / 1000 if pace else 0.0
-        self._next = 0
-        self._write()
+        found = _FAULT.search(request)
+        fault = found[1] if found else b""
+        if fault == b"status":
+            self._transport.write(_UNAVAILABLE)
+        elif fault == b"reset":
+            self._transport.abort()
+        elif not _STREAM.search(request):
+            self._transport.write(_WHOLE[: len(_WHOLE) // 2] if fault else _WHOLE)
+            if fault:
+                self._transport.close()
+        else:
+            pace = _PACE.search(request)
+            self._pace_s = int(pace[1]) / 1000 if pace else 0.0
+            self._end = CHUNKS // 2 if fault else len(_WRITES)
+            self._next = 0
+            self._write()
 
     def _write(self) -> None:
         if self._transport.is_closing():
             return
         self._transport.write(_WRITES[self._next])
         self._next += 1
-        if self._next == len(_WRITES):
+        if self._next == self._end:
+            if self._end < len(_WRITES):
+                self._transport.close()
             return
         if self._pace_s:
             self._loop.call_later(self._pace_s, self._write)
