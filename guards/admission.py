@@ -1,7 +1,8 @@
 """Admission: how many calls at once, and none while the server is going down.
 
 A call is accepted once `enter` returned; from there on it has exactly one terminal
-outcome, and the set of calls in flight is what a shutdown waits for.
+outcome. A shutdown waits for the calls in flight, and for those that have arrived and not yet
+heard that they are refused.
 """
 
 import asyncio
@@ -11,10 +12,11 @@ from errors import CallError
 
 
 class Admission:
-    """The calls in flight, at most `max_in_flight`."""
+    """The calls in flight, at most `max_in_flight`, which may be set anew."""
 
     def __init__(self, max_in_flight: int) -> None:
-        self._max_in_flight = max_in_flight
+        self.max_in_flight = max_in_flight
+        self._arrived: set[Call] = set()
         self._in_flight: set[Call] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -24,6 +26,11 @@ class Admission:
     def in_flight(self) -> int:
         return len(self._in_flight)
 
+    def arrive(self, call: Call) -> None:
+        """Its first header is there; until `leave`."""
+        self._arrived.add(call)
+        self._empty.clear()
+
     def enter(self, call: Call) -> None:
         """Give this call a place, until `leave`.
 
@@ -32,19 +39,19 @@ class Admission:
         """
         if self.draining:
             raise CallError("draining", retry_after_s=1)
-        if len(self._in_flight) >= self._max_in_flight:
+        if len(self._in_flight) >= self.max_in_flight:
             raise CallError("overloaded", retry_after_s=1)
         self._in_flight.add(call)
-        self._empty.clear()
 
     def leave(self, call: Call) -> None:
-        """Take its place back, if it had one."""
+        """It has been answered, or is gone. Take its place back, if it had one."""
         self._in_flight.discard(call)
-        if not self._in_flight:
+        self._arrived.discard(call)
+        if not self._arrived:
             self._empty.set()
 
     async def drained(self) -> None:
-        """Wait until no call is in flight."""
+        """Wait until no call is in flight or about to be refused."""
         await self._empty.wait()
 
     def end_all(self) -> None:

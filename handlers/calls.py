@@ -58,6 +58,7 @@ class CallHandler(RequestHandler, StreamHandler):
                 started=now,
                 deadline=now + self.config.provider.deadline_s,
             )
+            self.services.gate.admission.arrive(self.call)
             headers = self.request.headers
             if self.services.begin_trace is not None:
                 parent = headers.get("Traceparent", ""), headers.get("Tracestate", "")

@@ -2,18 +2,15 @@
 
 import asyncio
 import json
-import os
 import signal
 import socket
-import sys
-from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import processes
 import pytest
-from conftest import HELLO, KEY, ROOT, Client, Reply, assert_valid, chat, encoded
+from conftest import HELLO, KEY, ROOT, Reply, assert_valid, chat, encoded
+from processes import Process, Start, finished
 from redis_server import RedisServer
-from tornado.ioloop import IOLoop
 from upstream import (
     DONE,
     Upstream,
@@ -32,115 +29,8 @@ from upstream import (
 
 from provider.cassette import Exchange, Provenance, save
 
+start = processes.start
 STREAM = {**HELLO, "stream": True}
-
-
-class Process:
-    """A running `python server.py`."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.lines: list[dict[str, Any]] = []
-        self._came = asyncio.Event()
-        self._reading = asyncio.ensure_future(self._read())
-
-    async def _read(self) -> None:
-        assert self.process.stdout is not None
-        async for line in self.process.stdout:
-            self.lines.append(json.loads(line))
-            self._came.set()
-        self._came.set()
-
-    async def line(self, event: str, count: int = 1) -> dict[str, Any]:
-        """Wait for the log line of this event with this number (from 1)."""
-        while len(found := [line for line in self.lines if line["event"] == event]) < count:
-            assert not self._reading.done(), f"ended without {event}: {self.lines}"
-            self._came.clear()
-            await self._came.wait()
-        return found[count - 1]
-
-    async def send(self, data: bytes) -> Client:
-        """A new connection on which these bytes were sent."""
-        port = int((await self.line("listening"))["address"].rpartition(":")[2])
-        client = Client(*await asyncio.open_connection("127.0.0.1", port))
-        await client.send(data)
-        return client
-
-    async def ask(self, data: bytes) -> Reply:
-        client = await self.send(data)
-        reply = await client.reply()
-        client.fin()
-        return reply
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    async def ended(self) -> int:
-        """Wait for the end; the exit code."""
-        code = await self.process.wait()
-        await self._reading
-        assert self.process.stderr is not None
-        assert await self.process.stderr.read() == b""
-        return code
-
-    async def stop(self) -> None:
-        if self.process.returncode is None:
-            self.process.kill()
-        await self.process.wait()
-        await self._reading
-
-
-def environment(**further: str) -> dict[str, str]:
-    foreign = ("SLUICE_", "OPENAI_", "OTEL_", "DYNO", "PORT", "COV_")
-    own = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    return {**own, "PORT": "0", **further}
-
-
-Start = Callable[..., Awaitable[Process]]
-
-
-@pytest.fixture
-def start(io_loop: IOLoop) -> Iterator[Start]:
-    """`await start("replay", path, SLUICE_X_Y="1")`: a process that is listening."""
-    started: list[Process] = []
-
-    async def run(*arguments: object, **variables: str) -> Process:
-        process = Process(
-            await asyncio.create_subprocess_exec(
-                sys.executable,
-                str(ROOT / "server.py"),
-                *map(str, arguments),
-                env=environment(PYTHONWARNINGS="error", **variables),
-                cwd="/",
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-        )
-        started.append(process)
-        await process.line("listening")
-        return process
-
-    async def stop() -> None:
-        for process in started:
-            await process.stop()
-
-    yield run
-    io_loop.run_sync(stop, timeout=10)
-
-
-async def finished(*arguments: object, **variables: str) -> tuple[int, str, str]:
-    """Run to the end; exit code, standard output and standard error."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(ROOT / "server.py"),
-        *map(str, arguments),
-        env=environment(**variables),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    output, errors = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, output.decode(), errors.decode()
 
 
 @pytest.fixture
@@ -342,9 +232,9 @@ async def test_an_idle_kept_connection_does_not_hold_up_the_end(
 # Commands
 
 
-async def test_check_prints_every_setting_with_secrets_masked() -> None:
+async def test_config_prints_every_setting_with_secrets_masked() -> None:
     code, output, errors = await finished(
-        "check", OPENAI_API_KEY="sk-canary", SLUICE_RETRY_MAX_ATTEMPTS="2"
+        "config", OPENAI_API_KEY="sk-canary", SLUICE_RETRY_MAX_ATTEMPTS="2"
     )
 
     assert (code, errors) == (0, "")
@@ -417,7 +307,7 @@ async def test_help_names_every_command() -> None:
     code, output, _ = await finished("--help")
 
     assert code == 0
-    for word in ("serve", "check", "record", "replay", "--config", "curl", "SLUICE_"):
+    for word in ("serve", "check", "config", "record", "replay", "--config", "curl", "SLUICE_"):
         assert word in output
 
 
@@ -502,12 +392,11 @@ async def test_keys_are_added_listed_used_and_revoked(
     (await server.ask(keyed(key))).assert_error(401, "unauthenticated")
 
 
-@pytest.mark.parametrize("command", ["serve", "check"])
-async def test_a_mode_without_its_keys_does_not_start(tmp_path: Path, command: str) -> None:
+async def test_a_mode_without_its_keys_does_not_start(tmp_path: Path) -> None:
     missing = str(tmp_path / "none.ini")
     variables = {"SLUICE_AUTH_MODE": "keys", "SLUICE_AUTH_KEYS_FILE": missing}
-    code, _, told = await finished(command, **variables)
+    code, _, told = await finished(**variables)
     assert (code, told.count("\n")) == (1, 1)
     assert "keys add NAME makes it" in told
-    code, _, told = await finished(command, SLUICE_AUTH_MODE="jwt")
+    code, _, told = await finished(SLUICE_AUTH_MODE="jwt")
     assert (code, "SLUICE_AUTH_JWT_SECRET" in told) == (1, True)
