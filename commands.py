@@ -1,16 +1,20 @@
 """The command line: what may be asked of server.py, and the commands that do not serve."""
 
 import argparse
-import time
+import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import audit_view
 import config_loader
+import preflight
+import probes
 from config import Config
 from errors import ConfigError
 from guards import keys
-from guards.auth import make_authenticator
+from preflight import Finding, Host
+from provider.router import Router
 
 
 def options(
@@ -36,7 +40,12 @@ def options(
     parser.add_argument("--version", action="version", version=f"sluice {version}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("serve", parents=[shared], help="run the server (the default)")
-    commands.add_parser("check", parents=[shared], help="test and print the configuration")
+    command = commands.add_parser(
+        "check", parents=[shared], help="tell what would go wrong in production; 1 if anything"
+    )
+    command.add_argument("--live", action="store_true", help="ask each model for one token, too")
+    command.add_argument("--json", action="store_true", help="for a pipeline")
+    commands.add_parser("config", parents=[shared], help="print the settings in force")
     for name, text in (
         ("record", "serve, and write the provider's answers to CASSETTE"),
         ("replay", "serve from CASSETTE"),
@@ -56,20 +65,39 @@ def options(
     return asked
 
 
-async def _never_used(name: str, ttl_s: float) -> bool:
-    return True
+def check(
+    asked: argparse.Namespace,
+    load: Callable[[], Config],
+    host: Host,
+    make_router: Callable[[Config], Router],
+) -> int:
+    """Tell what would go wrong; the exit code."""
+    try:
+        found = asyncio.run(_findings(asked, load(), host, make_router))
+    except ConfigError as fault:
+        found = [Finding("fail", "configuration", str(fault))]
+    print(preflight.as_json(found) if asked.json else preflight.as_table(found))
+    return 1 if preflight.worst(found) == "fail" else 0
 
 
-def check(config: Config) -> int:
-    """Test the configuration and print what is in force; the exit code."""
-    # Reads the keys, as the start would.
-    make_authenticator(
-        config.auth,
-        config.limit_caller,
-        clock=time.monotonic,
-        wall_clock=time.time,
-        first_use=_never_used,
-    )
+async def _findings(
+    asked: argparse.Namespace,
+    config: Config,
+    host: Host,
+    make_router: Callable[[Config], Router],
+) -> list[Finding]:
+    found = [Finding("ok", "configuration", str(asked.config))]
+    found += preflight.findings(config, host)
+    found += [each async for each in probes.local(config)]
+    if asked.live:
+        router = make_router(config)
+        found += [each async for each in probes.live(config, router)]
+        await router.aclose()
+    return found
+
+
+def show(config: Config) -> int:
+    """Print the settings in force; the exit code."""
     section = ""
     for name, key, value in config_loader.effective(config):
         if name != section:

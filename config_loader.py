@@ -71,7 +71,7 @@ def load(path: Path, environ: Mapping[str, str], *, keyless: bool = False) -> Co
     _check_upstreams(config)
     if not keyless:
         _check_keys(config, values)
-    _check_exposure(config, on_platform="DYNO" in environ)
+    check_exposure(config, "this platform" if "DYNO" in environ else config.host)
     if "DYNO" in environ:
         _check_routers(config)
     return config
@@ -204,13 +204,15 @@ def _check_order(values: Mapping[str, Mapping[str, Any]], names: Mapping[str, st
                 )
 
 
-def _check_exposure(config: Config, *, on_platform: bool) -> None:
-    if config.auth.mode != "none":
-        return
-    if on_platform or not _is_loopback(config.host):
-        where = "on this platform" if on_platform else f"on {config.host}"
+def check_exposure(config: Config, host: str) -> None:
+    """Whether this server may listen on `host`; empty is every interface.
+
+    Raises:
+        ConfigError: not without authentication.
+    """
+    if config.auth.mode == "none" and not _is_loopback(host):
         raise ConfigError(
-            f"[auth] mode = none: listens on loopback only, not {where}; "
+            f"[auth] mode = none: listens on loopback only, not on {host or 'every interface'}; "
             "set SLUICE_AUTH_MODE=keys or jwt, or SLUICE_AUTH_MODE=public to let everyone in"
         )
 

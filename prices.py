@@ -39,6 +39,10 @@ class Prices:
     """The prices of the models that requests may name: the configured one, else the table's."""
 
     def __init__(self, models: Mapping[str, ModelConfig]) -> None:
+        self.configure(models)
+
+    def configure(self, models: Mapping[str, ModelConfig]) -> None:
+        """The models from now on."""
         self._configured = {
             name: Price(
                 model.output_usd_per_million,

@@ -1,7 +1,8 @@
 """Sluice: a safe route from your front end to a large-language-model provider.
 
     serve     (the default) run the server: a page at /, POST /api/chat, GET /healthz, GET /readyz
-    check     test the configuration and print what is in force
+    check     tell what would go wrong in production; --live asks the provider, too
+    config    print the settings in force
     keys      add NAME, list, revoke NAME: the keys of [auth] mode = keys
     audit     show the samples of calls that [audit] keeps
     record    run the server in front of [provider] and write what it answers to a
@@ -14,15 +15,18 @@ Without OPENAI_API_KEY `serve` replays the recordings in cassettes/. Try it with
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import logging
 import os
+import platform
 import random
+import resource
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -41,6 +45,7 @@ from config import Config, ProviderConfig
 from errors import ConfigError
 from guards.gate import Gate
 from handlers import Services, make_app
+from preflight import Host, findings
 from prices import Prices
 from provider.cassette import Provenance
 from provider.circuit import Circuit
@@ -48,8 +53,9 @@ from provider.client import Provider
 from provider.embedded import EmbeddedProvider, Library
 from provider.recorder import RecordingTransport
 from provider.router import Router
-from provider.shared_circuit import SharedCircuit
+from provider.shared_circuit import share
 from provider.transport import AiohttpTransport
+from reload import Reload
 from store import Store
 from telemetry import log as logs
 from telemetry.audit import Audit
@@ -75,14 +81,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; the process's exit code."""
     options = commands.options(argv, description=__doc__, version=VERSION, here=HERE)
     try:
-        environment = _environment(options)
-        keyless = options.command in ("replay", "audit")
-        config = config_loader.load(options.config, environment, keyless=keyless)
+        if options.command == "check":
+            load = partial(_load, options)
+            return commands.check(options, load, _host(), router_for_check)
+        config = _load(options)
         if options.command == "audit":
             return audit_view.show(config.audit, options)
-        traced = tracing(environment)
-        if options.command == "check":
-            return commands.check(config)
+        if options.command == "config":
+            return commands.show(config)
+        traced = tracing(_environment(options))
         if options.command == "keys":
             return commands.manage_keys(config, options)
         library = _library(config, options)
@@ -93,6 +100,21 @@ def main(argv: list[str] | None = None) -> int:
         print(f"sluice: {fault}", file=sys.stderr)
         return 1
     return 0
+
+
+def _load(options: argparse.Namespace) -> Config:
+    return config_loader.load(
+        options.config, _environment(options), keyless=options.command in ("replay", "audit")
+    )
+
+
+def _host() -> Host:
+    return Host(
+        on_platform="DYNO" in os.environ,
+        python=platform.python_version(),
+        uvloop=_loop_factory() is not None,
+        descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+    )
 
 
 def _environment(options: argparse.Namespace) -> Mapping[str, str]:
@@ -179,9 +201,8 @@ async def wired(
         )
         stack.push_async_callback(gate.aclose)
         if store is not None:
-            for name, circuit in router.circuits.items():
-                sharing = SharedCircuit(name, circuit, store, sleep=asyncio.sleep)
-                stack.callback(asyncio.create_task(sharing.run()).cancel)
+            sharing = share(lambda: router.retry.circuits, store, sleep=asyncio.sleep)
+            stack.callback(asyncio.create_task(sharing).cancel)
         yield Services(
             config=config,
             router=router,
@@ -218,18 +239,28 @@ def make_router(
         transport: makes the HTTP layer of the provider with this name.
         embedded_url: stands in for all of them.
     """
-    providers = {
-        name: Provider(
+
+    def make(name: str, provider: ProviderConfig, circuit: Circuit) -> Provider:
+        return Provider(
             provider,
-            Circuit(config.circuit, clock),
+            circuit,
             base_url=embedded_url or provider.base_url,
             api_key="none-needed" if embedded_url else provider.api_key,
             transport=transport(name, provider),
             forward_scenario=embedded_url is not None,
         )
-        for name, provider in config.providers.items()
-    }
-    return Router(config, providers, clock=clock, sleep=sleep, random=random)
+
+    return Router(config, make, clock=clock, sleep=sleep, random=random)
+
+
+def router_for_check(config: Config) -> Router:
+    return make_router(
+        config,
+        partial(_transport, cassette=None, config=config),
+        clock=asyncio.get_running_loop().time,
+        sleep=asyncio.sleep,
+        random=random.random,
+    )
 
 
 def _transport(
@@ -276,11 +307,7 @@ async def _serve(
 ) -> None:
     async with wired(config, library, options.cassette, make_traces) as services:
         server = make_server(services)
-        # What is loaded by now stays for good, and a call leaves few cycles behind: collect
-        # seldom, and never walk the modules again.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(_GC_ALLOCATIONS)
+        _settle_memory()
         try:
             sockets = bind_sockets(config.server.port, config.host or None)
         except OSError as fault:
@@ -288,8 +315,17 @@ async def _serve(
             raise ConfigError(f"cannot listen on {where}: {fault.strerror}") from None
         server.add_sockets(sockets)
         stopped = asyncio.Event()
-        _on_signals(stopped)
+        reload = Reload(
+            services,
+            load=partial(_load, options),
+            swap=lambda services: setattr(server, "request_callback", make_app(services)),
+            sleep=asyncio.sleep,
+        )
+        _on_signals(stopped, reload)
         port = sockets[0].getsockname()[1]
+        for each in findings(config, _host()):
+            if each.level != "ok":
+                log.warning("preflight", extra={"check": each.check, "fault": each.found})
         log.info(
             "listening",
             extra={
@@ -299,15 +335,27 @@ async def _serve(
                 "auth": config.auth.mode,
             },
         )
-        await stopped.wait()
-        await drain(server, services)
+        async with reload.running():
+            await stopped.wait()
+            await drain(server, reload.services)
     log.info("stopped")
 
 
-def _on_signals(stopped: asyncio.Event) -> None:
+def _settle_memory() -> None:
+    """What is loaded by now stays for good, and a call leaves few cycles behind: collect seldom,
+    never walk the modules again, and give back what loading took besides."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_ALLOCATIONS)
+    with suppress(AttributeError, TypeError):  # glibc's own: 5 MB
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _on_signals(stopped: asyncio.Event, reload: Reload) -> None:
     """SIGTERM and SIGINT drain. A second Ctrl-C means now; a second SIGTERM means nothing new,
-    for platforms send it twice."""
+    for platforms send it twice. SIGHUP reloads, unless it is our terminal that hangs up."""
     loop = asyncio.get_running_loop()
+    at_terminal = sys.stdout.isatty()
 
     def stop(number: signal.Signals) -> None:
         if stopped.is_set() and number is signal.SIGINT:
@@ -315,8 +363,15 @@ def _on_signals(stopped: asyncio.Event) -> None:
         log.info("signal", extra={"signal": number.name})
         stopped.set()
 
+    def hang_up() -> None:
+        if at_terminal and not sys.stdout.isatty():
+            stop(signal.SIGHUP)
+        else:
+            reload.ask()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
 
 
 async def drain(server: HTTPServer, services: Services) -> None:

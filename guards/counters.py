@@ -200,21 +200,20 @@ end
 class RedisCounters:
     """Counts that all processes share; each `take` and `correct` is one script.
 
-    Args:
-        lease_s: seconds after which a place in flight is given back, whatever happened.
-
     Raises (from `take`):
         StoreDown: nobody knows whether it was taken.
     """
 
     def __init__(self, store: Store, lease_s: float) -> None:
         self._store = store
-        self._lease_ms = math.ceil(lease_s * 1000)
+        self.lease_s = lease_s
+        """After so many seconds a place in flight is given back, whatever happened."""
         self._correcting: set[asyncio.Task[None]] = set()
 
     async def take(self, charges: Sequence[Charge], now: float, lease: str) -> Taken:
         keys: list[str] = []
-        arguments: list[str | int | float] = [int(now * 1000), lease, self._lease_ms]
+        lease_ms = math.ceil(self.lease_s * 1000)
+        arguments: list[str | int | float] = [int(now * 1000), lease, lease_ms]
         for charge in charges:
             limit = charge.limit
             arguments += (charge.amount, limit.maximum)
@@ -225,7 +224,7 @@ class RedisCounters:
                 arguments += (repr(limit.previous_share(now)), limit.window_s * 2000)
             else:
                 keys += (charge.key, charge.key)
-                arguments += ("lease", self._lease_ms)
+                arguments += ("lease", lease_ms)
         granted, *counts = await self._store.run(_TAKE, keys, arguments)
         pairs = zip(counts[::2], counts[1::2], strict=True)
         return Taken(granted == 1, [Count(*pair) for pair in pairs])

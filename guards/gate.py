@@ -7,7 +7,7 @@ What costs least stands first, and what a refusal has to give back stands last.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from call import Call, Caller
@@ -20,7 +20,7 @@ from guards.redaction import Redactor
 from guards.restoring import AnswerRestorer
 from guards.single_use import SingleUse
 from guards.texts import places
-from guards.tokens import counter, weigh
+from guards.tokens import load_tables, weigh
 from prices import Prices
 from store import Store
 
@@ -32,6 +32,7 @@ class Gate:
     """The guards of this server."""
 
     config: Config
+    make_auth: Callable[[Config], Authenticator]
     auth: Authenticator
     admission: Admission
     redactor: Redactor
@@ -59,24 +60,44 @@ class Gate:
         Raises:
             ConfigError: keys or tokens cannot be checked as configured.
         """
-        for target in {target for model in config.models.values() for target in model.upstream}:
-            counter(target.model)  # a table takes 0.3 s to load: now, not in the first call
+        load_tables(config)
         single_use = SingleUse(store, clock=clock)
-        return cls(
-            config=config,
-            auth=make_authenticator(
+
+        def make_auth(config: Config) -> Authenticator:
+            return make_authenticator(
                 config.auth,
                 config.limit_caller,
                 clock=clock,
                 wall_clock=wall_clock,
                 first_use=single_use.first_use,
-            ),
+            )
+
+        return cls(
+            config=config,
+            make_auth=make_auth,
+            auth=make_auth(config),
             admission=Admission(config.server.max_in_flight),
             redactor=Redactor(config.redaction),
             limits=Limits(config, store, clock=wall_clock, prices=prices),
             replies=Replies(config.idempotency, store, clock=clock, sleep=sleep),
             store=store,
         )
+
+    def reconfigured(self, config: Config) -> "Gate":
+        """The guards by these settings; see `commit`.
+
+        Raises:
+            ConfigError: keys or tokens cannot be checked as configured.
+        """
+        same = config.auth == self.config.auth and config.limit_caller == self.config.limit_caller
+        auth = self.auth if same else self.make_auth(config)
+        return replace(self, config=config, auth=auth, redactor=Redactor(config.redaction))
+
+    def commit(self) -> None:
+        """Tell the settings to what is shared with the gate before, whose calls are still on."""
+        self.admission.max_in_flight = self.config.server.max_in_flight
+        self.limits.configure(self.config)
+        self.replies.config = self.config.idempotency
 
     async def aclose(self) -> None:
         await self.limits.aclose()

@@ -196,7 +196,7 @@ class Replies:
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
-        self._config = config
+        self.config = config
         self._store = store
         self._clock = clock
         self._sleep = sleep
@@ -261,14 +261,14 @@ class Replies:
         async def end(recording: Recording) -> None:
             await self._ended(name, owner, recording)
 
-        recording = Recording(fingerprint, self._config.max_reply_bytes, end)
+        recording = Recording(fingerprint, self.config.max_reply_bytes, end)
         if self._make_room():
             self._recordings[name] = recording, self._clock() + longest_s
         return recording
 
     def _make_room(self) -> bool:
         """Whether one more fits, if need be in place of the oldest that is finished."""
-        if len(self._recordings) < self._config.max_entries:
+        if len(self._recordings) < self.config.max_entries:
             return True
         now = self._clock()
         for name, (recording, until) in self._recordings.items():
@@ -279,18 +279,18 @@ class Replies:
 
     async def _ended(self, name: str, owner: str, recording: Recording) -> None:
         """Keep what came of it, in Redis if there is one, or forget it."""
-        kept = recording.state == "kept" and recording.size <= self._config.max_reply_bytes
+        kept = recording.state == "kept" and recording.size <= self.config.max_reply_bytes
         listed = self._recordings.get(name, (None, 0.0))[0] is recording
         if listed:
             del self._recordings[name]
         if self._store is not None:
             blob = _packed(recording) if kept else b""
-            keep_ms = int(self._config.keep_s * 1000)
+            keep_ms = int(self.config.keep_s * 1000)
             with suppress(StoreDown):
                 await self._store.run(_END, [f"reply:{name}"], [owner, blob, keep_ms])
                 return
         if listed and kept and name not in self._recordings:
-            self._recordings[name] = recording, self._clock() + self._config.keep_s
+            self._recordings[name] = recording, self._clock() + self.config.keep_s
 
 
 def _packed(recording: Recording) -> bytes:

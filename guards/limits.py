@@ -84,19 +84,23 @@ class Limits:
         clock: Callable[[], float],
         prices: Prices,
     ) -> None:
-        self._caller_limits = config.limit_caller
-        self._ip = limits_of("ip", config.limit_ip)
-        self._total = limits_of("total", config.limit_total)
         self._clock = clock
         self._prices = prices
         self._memory = MemoryCounters()
-        # No call lasts longer than this, and a place in flight is not held longer either.
-        lease_s = config.provider.deadline_s + config.provider.stream_s
-        self._shared = RedisCounters(store, lease_s) if store else None
+        self._shared = RedisCounters(store, _lease_s(config)) if store else None
         self._fail_open = store is None or store.fail_open
         self._process = uuid.uuid4().hex
         self._numbers = itertools.count()
         self._reservations: dict[Call, Reservation] = {}
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """The limits from now on. What was counted, and is reserved, stays."""
+        self._caller_limits = config.limit_caller
+        self._ip = limits_of("ip", config.limit_ip)
+        self._total = limits_of("total", config.limit_total)
+        if self._shared:
+            self._shared.lease_s = _lease_s(config)
 
     async def reserve(self, call: Call) -> None:
         """Take the most that this call may use, or refuse it.
@@ -170,6 +174,11 @@ class Limits:
             "usd_per_day": math.ceil(usd * _MICRO_USD),
             "in_flight": in_flight,
         }
+
+
+def _lease_s(config: Config) -> float:
+    """No call lasts longer than this, and a place in flight is not held longer either."""
+    return config.provider.deadline_s + config.provider.stream_s
 
 
 @lru_cache(maxsize=1024)

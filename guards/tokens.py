@@ -21,6 +21,7 @@ from typing import Any, Final
 import tiktoken
 
 from call import Call
+from config import Config
 from documents import leaves
 from errors import CallError
 from guards.texts import packed, places
@@ -49,6 +50,13 @@ def counter(model: str) -> Count:
     """What counts the tokens of a text for this model."""
     encoding = _encoding("cl100k_base" if _table(model) == "cl100k_base" else "o200k_base")
     return lambda text: len(encoding.encode_ordinary(text))
+
+
+def load_tables(config: Config) -> None:
+    """Load what the configured models are counted by: 0.3 s that no call should wait for."""
+    for model in config.models.values():
+        for target in model.upstream:
+            counter(target.model)
 
 
 async def weigh(call: Call, model: str, max_prompt_tokens: int) -> None:

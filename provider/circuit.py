@@ -46,7 +46,7 @@ class Circuit:
     """
 
     def __init__(self, config: CircuitConfig, clock: Callable[[], float]) -> None:
-        self._config = config
+        self.config = config
         self._clock = clock
         self._state = State()
         self.may_probe = True
@@ -102,6 +102,11 @@ class Circuit:
         """Openings in a row; 0 while closed."""
         return self._state.openings
 
+    def reset(self) -> None:
+        """Forget all: it is another provider that is meant from now on."""
+        self._state = State(generation=self._state.generation + 1)
+        self._window.clear()
+
     def adopt(self, generation: int, openings: int, open_for_s: float) -> None:
         """Take over what another process has found out, if it is news."""
         if generation > self._state.generation:
@@ -120,14 +125,13 @@ class Circuit:
         if generation != self._state.generation:
             return
         if self._state.openings:
-            self._state = State(generation=generation + 1)
-            self._window.clear()
+            self.reset()
         else:
             self._count(attempts=1, failures=0)
 
     def _open(self) -> None:
         openings = self._state.openings + 1
-        wait_s = min(self._config.open_s * openings, self._config.open_max_s)
+        wait_s = min(self.config.open_s * openings, self.config.open_max_s)
         self._state = State(
             generation=self._state.generation + 1,
             openings=openings,
@@ -138,7 +142,7 @@ class Circuit:
     def _count(self, *, attempts: int, failures: int) -> None:
         """Add to the window, and open if it is too bad."""
         second = int(self._clock())
-        while self._window and self._window[0][0] <= second - self._config.window_s:
+        while self._window and self._window[0][0] <= second - self.config.window_s:
             self._window.popleft()
         if not self._window or self._window[-1][0] != second:
             self._window.append([second, 0, 0])
@@ -147,6 +151,6 @@ class Circuit:
         if failures:
             attempts = sum(bucket[1] for bucket in self._window)
             failures = sum(bucket[2] for bucket in self._window)
-            limit = self._config.failure_rate * attempts
-            if attempts >= self._config.min_calls and failures >= limit:
+            limit = self.config.failure_rate * attempts
+            if attempts >= self.config.min_calls and failures >= limit:
                 self._open()

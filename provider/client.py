@@ -49,7 +49,7 @@ class Provider:
         transport: httpx2.AsyncBaseTransport,
         forward_scenario: bool = False,
     ) -> None:
-        self._config = config
+        self.config = config
         # Whole, so that the SDK has nothing to join for each call.
         self._url = base_url.rstrip("/") + "/chat/completions"
         self._forward_scenario = forward_scenario
@@ -76,7 +76,7 @@ class Provider:
             CallError: see `errors.OUTCOMES`.
         """
         with self.circuit.attempt(), translated():
-            async with timer("attempt_timeout", min(self._config.attempt_s, within_s)):
+            async with timer("attempt_timeout", min(self.config.attempt_s, within_s)):
                 response = await self._post(call, model)
                 completion = parse_completion(response.content)
                 call.response_model = model_of(completion.document)
@@ -90,11 +90,11 @@ class Provider:
         # The attempt is over at the first content, so its own timer, which begins at the same
         # instant and is never shorter than this one, has nothing left to bound.
         with self.circuit.attempt() as generation, translated():
-            async with timer("first_token_timeout", min(self._config.first_token_s, within_s)):
+            async with timer("first_token_timeout", min(self.config.first_token_s, within_s)):
                 stream = ChatStream(
                     await self._post(call, model),
-                    idle_s=self._config.idle_s,
-                    max_line_bytes=self._config.max_line_bytes,
+                    idle_s=self.config.idle_s,
+                    max_line_bytes=self.config.max_line_bytes,
                     on_unhealthy=partial(self.circuit.broke, generation),
                 )
                 try:
@@ -109,11 +109,11 @@ class Provider:
         body: dict[str, Any] = {
             "model": model,
             "messages": call.messages,
-            self._config.max_tokens_field: call.max_tokens,
+            self.config.max_tokens_field: call.max_tokens,
         } | call.options
         if call.stream:
             body["stream"] = True
-            if self._config.stream_usage:
+            if self.config.stream_usage:
                 body["stream_options"] = {"include_usage": True}
         headers = {
             "X-Client-Request-Id": call.request_id,

@@ -60,12 +60,18 @@ class Retry:
         random: Callable[[], float],
     ) -> None:
         self._config = config
-        self._circuits = circuits
+        self.circuits = circuits
+        """Those of all providers that there are, or were."""
         self._clock = clock
         self._sleep = sleep
         self._random = random
         self.calls_in_flight = 0
         self.retries_in_flight = 0
+
+    def reconfigure(self, config: RetryConfig, circuits: Mapping[str, Circuit]) -> None:
+        """These from now on; calls in flight may yet come back to providers that are gone."""
+        self._config = config
+        self.circuits = {**self.circuits, **circuits}
 
     async def run(
         self,
@@ -164,7 +170,7 @@ class Retry:
         return wait_s + self._config.min_attempt_s <= call.deadline - self._clock()
 
     def _is_open(self, target: Target) -> bool:
-        return self._circuits[target.provider].state == "open"
+        return self.circuits[target.provider].state == "open"
 
     def _budget_allows(self) -> bool:
         allowed = max(self._config.budget_min, self._config.budget_ratio * self.calls_in_flight)

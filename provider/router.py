@@ -5,20 +5,24 @@ Which attempts follow which is `provider.retry`'s; what one attempt is, `provide
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from copy import copy
 
 from call import Call
-from config import Config, Target
+from config import CircuitConfig, Config, ProviderConfig, Target
 from provider.circuit import Circuit
 from provider.client import Provider
 from provider.completion import Completion
 from provider.retry import Retry
 from provider.stream import ChatStream
 
+MakeProvider = Callable[[str, ProviderConfig, Circuit], Provider]
+
 
 class Router:
     """All providers, by name.
 
     Args:
+        make: a provider by this name, with these settings and this circuit.
         clock: seconds on the event loop's clock.
         sleep: coroutine function that waits so many seconds.
         random: a number from 0 to 1, uniformly.
@@ -27,22 +31,61 @@ class Router:
     def __init__(
         self,
         config: Config,
-        providers: Mapping[str, Provider],
+        make: MakeProvider,
         *,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
         random: Callable[[], float],
     ) -> None:
         self._models = config.models
-        self._providers = providers
-        self.circuits: Mapping[str, Circuit] = {
-            name: provider.circuit for name, provider in providers.items()
+        self._make = make
+        self._clock = clock
+        self.providers: Mapping[str, Provider] = {
+            name: make(name, provider, Circuit(config.circuit, clock))
+            for name, provider in config.providers.items()
         }
         self.retry = Retry(config.retry, self.circuits, clock=clock, sleep=sleep, random=random)
 
+    def reconfigured(self, config: Config) -> "Router":
+        """A router by these settings; see `commit`. What is the same goes on: providers with
+        their connections, circuits by their name, the retry budget."""
+        router = copy(self)
+        router._models = config.models
+        router.providers = {
+            name: self._kept(name, provider)
+            or self._make(name, provider, self._circuit(name, config.circuit))
+            for name, provider in config.providers.items()
+        }
+        return router
+
+    def commit(self, config: Config, former: "Router") -> list[Provider]:
+        """Take the place of `former`; its providers that are no longer asked, to be closed once
+        their calls have ended."""
+        self.retry.reconfigure(config.retry, self.circuits)
+        for name, circuit in self.circuits.items():
+            circuit.config = config.circuit
+            if self.providers[name] is not former.providers.get(name):
+                circuit.reset()
+        return [
+            provider
+            for name, provider in former.providers.items()
+            if self.providers.get(name) is not provider
+        ]
+
+    def _kept(self, name: str, config: ProviderConfig) -> Provider | None:
+        provider = self.providers.get(name)
+        return provider if provider is not None and provider.config == config else None
+
+    def _circuit(self, name: str, config: CircuitConfig) -> Circuit:
+        return self.retry.circuits.get(name) or Circuit(config, self._clock)
+
     async def aclose(self) -> None:
-        for provider in self._providers.values():
+        for provider in self.providers.values():
             await provider.aclose()
+
+    @property
+    def circuits(self) -> dict[str, Circuit]:
+        return {name: provider.circuit for name, provider in self.providers.items()}
 
     @property
     def all_open(self) -> bool:
@@ -57,7 +100,7 @@ class Router:
         """
 
         async def attempt(target: Target, within_s: float) -> Completion:
-            provider = self._providers[target.provider]
+            provider = self.providers[target.provider]
             return await provider.complete(call, target.model, within_s)
 
         return await self.retry.run(call, self._models[call.model].upstream, attempt)
@@ -71,7 +114,7 @@ class Router:
         """
 
         async def attempt(target: Target, within_s: float) -> ChatStream:
-            provider = self._providers[target.provider]
+            provider = self.providers[target.provider]
             return await provider.stream(call, target.model, within_s)
 
         stream = await self.retry.run(call, self._models[call.model].upstream, attempt)

@@ -12,7 +12,7 @@ Rules of this module:
 
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from provider.circuit import Circuit
@@ -47,31 +47,33 @@ return {tonumber(state[1]), tonumber(state[2]), left, mine}
 """
 
 
+async def share(
+    circuits: Callable[[], Mapping[str, Circuit]],
+    store: Store,
+    *,
+    sleep: Callable[[float], Awaitable[None]],
+) -> None:
+    """Keep the circuits that there are, by provider, in step with those of the others, for ever."""
+    shared: dict[str, SharedCircuit] = {}
+    while True:
+        for name, circuit in circuits().items():
+            if name not in shared:
+                shared[name] = SharedCircuit(name, circuit, store)
+            try:
+                await shared[name].step()
+            except Exception as error:  # this task must not end before the process does
+                log.error("circuit_not_shared", exc_info=error)
+        await sleep(_STEP_S)
+
+
 class SharedCircuit:
     """Keeps one process's circuit of a provider in step with those of the others."""
 
-    def __init__(
-        self,
-        provider: str,
-        circuit: Circuit,
-        store: Store,
-        *,
-        sleep: Callable[[float], Awaitable[None]],
-    ) -> None:
+    def __init__(self, provider: str, circuit: Circuit, store: Store) -> None:
         self._keys = [f"circuit:{provider}", f"circuit:{provider}:probe"]
         self._circuit = circuit
         self._store = store
-        self._sleep = sleep
         self._name = uuid.uuid4().hex
-
-    async def run(self) -> None:
-        """Step for ever."""
-        while True:
-            try:
-                await self.step()
-            except Exception as error:  # this task must not end before the process does
-                log.error("circuit_not_shared", exc_info=error)
-            await self._sleep(_STEP_S)
 
     async def step(self) -> None:
         """Tell the others what we know, and learn what they do."""

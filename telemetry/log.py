@@ -52,6 +52,10 @@ FIELDS: Final = (
     "in_flight",
     "exchanges",
     "samples",
+    "check",
+    "fault",
+    "changed",
+    "needs_restart",
 )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import HELLO, JSON, ROOT, Sluice, StartSluice, chat, encoded
-from test_server_process import Start, finished, start  # noqa: F401
+from processes import Start, finished, start  # noqa: F401
 from upstream import (
     DONE,
     Upstream,

@@ -23,7 +23,7 @@ class Process:
         self.store_now = 0.0
         self.circuit = Circuit(CONFIG, lambda: self.now)
         self.store = Store(StoreConfig(url, 0.5, "open", "test"), clock=lambda: self.store_now)
-        self.shared = SharedCircuit("default", self.circuit, self.store, sleep=no_sleep)
+        self.shared = SharedCircuit("default", self.circuit, self.store)
 
     async def step(self):
         await self.shared.step()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import HELLO, KEY, ROOT, Sluice, StartSluice, chat
-from test_server_process import Start, start  # noqa: F401
+from processes import Start, start  # noqa: F401
 from tornado.ioloop import IOLoop
 from upstream import (
     DONE,
