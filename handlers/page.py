@@ -109,6 +109,7 @@ class ChatPageHandler(PageHandler):
     files = page_files(
         "/",
         "index.html",
+        "base.css",
         "style.css",
         "icon.svg",
         "chat.js",
