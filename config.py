@@ -165,6 +165,11 @@ class AuditConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class OpsConfig:
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ReplayConfig:
     cassettes: Path
     chunk_interval_s: float
@@ -212,6 +217,7 @@ class Config:
     circuit: CircuitConfig
     log: LogConfig
     audit: AuditConfig
+    ops: OpsConfig
     replay: ReplayConfig
     providers: Mapping[str, ProviderConfig]
     """By name; [provider] is `default`."""
@@ -228,6 +234,16 @@ class Config:
         """Whether /v1 is there, after the rule of [openai] routes."""
         routes = self.openai.routes
         return routes == "on" or (routes == "auto" and self.auth.mode != "public")
+
+    @property
+    def ops_open(self) -> bool:
+        """Whether /ops asks for no token: none is set, and only this machine gets here."""
+        return not self.ops.token and self.auth.mode == "none" and not self.server.trusted_hops
+
+    @property
+    def ops_routes(self) -> bool:
+        """Whether /ops is there, after the rule of [ops]."""
+        return bool(self.ops.token) or self.ops_open
 
     @property
     def host(self) -> str:

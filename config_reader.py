@@ -31,6 +31,7 @@ _OWN_NAMES: Final = {
     "OPENAI_BASE_URL": ("provider", "base_url"),
     "REDIS_URL": ("store", "redis_url"),
     "SLUICE_AUTH_JWT_SECRET": ("auth", "jwt_secret"),
+    "SLUICE_OPS_TOKEN": ("ops", "token"),
 }
 
 

@@ -60,8 +60,10 @@ from store import Store
 from telemetry import log as logs
 from telemetry.audit import Audit
 from telemetry.call_log import log_call
+from telemetry.recent import RecentCalls
 from telemetry.settlement import Settlement, Sink
 from telemetry.tracing import tracing
+from telemetry.window import Window
 
 if TYPE_CHECKING:
     from telemetry.traces import Traces
@@ -167,7 +169,9 @@ async def wired(
     """
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
-        sinks: list[Sink] = []
+        window = Window(clock=loop.time, wall_clock=time.time)
+        recent = RecentCalls(wall_clock=time.time)
+        sinks: list[Sink] = [window.add, recent.add]
         if config.audit.destination:
             audit = Audit(config.audit)
             stack.callback(audit.close)
@@ -209,6 +213,8 @@ async def wired(
             gate=gate,
             prices=prices,
             settlement=make_settlement(gate, prices, sinks, clock=loop.time),
+            window=window,
+            recent=recent,
             clock=loop.time,
             version=VERSION,
             mode="replay" if embedded else "record" if cassette else "live",

@@ -116,7 +116,7 @@ class MemoryCounters:
     async def take(self, charges: Sequence[Charge], now: float, lease: str) -> Taken:
         counts, granted = [], True
         for limit, key, amount in charges:
-            count = self._count(limit, key, now)
+            count = self.count(limit, key, now)
             counts.append(count)
             granted = granted and limit.used(count, now) + amount <= limit.maximum
         if granted:
@@ -136,7 +136,8 @@ class MemoryCounters:
             elif shift == 1:
                 self._windows[key] = window, Count(current, previous + amount)
 
-    def _count(self, limit: Limit, key: str, now: float) -> Count:
+    def count(self, limit: Limit, key: str, now: float) -> Count:
+        """What the counter holds now."""
         window, count = self._windows.get(key, _NEVER)
         shift = _window(limit, now) - window
         if shift == 0:

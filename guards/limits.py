@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 from call import ANONYMOUS, Call
 from config import Config, LimitConfig
@@ -54,6 +54,15 @@ _UNITS: Final = {
     "tokens_per_day": ("token", "a day"),
     "in_flight": ("call", "at a time"),
 }
+
+
+class LimitUse(NamedTuple):
+    """How far one limit is used."""
+
+    name: str
+    used: float
+    maximum: float
+
 
 Standing = list[tuple[Charge, Count]]
 
@@ -112,7 +121,7 @@ class Limits:
         longest = call.max_tokens * call.choices
         amounts = self._amounts(call, call.prompt_tokens, longest, in_flight=1)
         charges = [
-            Charge(limit, f"{limit.scope}:{limit.name}:{subject}", amounts[limit.name])
+            Charge(limit, _key(limit, subject), amounts[limit.name])
             for limits, subject in self._subjects(call)
             for limit in limits
         ]
@@ -147,6 +156,17 @@ class Limits:
             reservation.at,
             reservation.lease,
         )
+
+    def of_server(self) -> list[LimitUse]:
+        """How far the limits of the whole server are used; empty where Redis counts."""
+        if self._shared:
+            return []
+        now, uses = self._clock(), []
+        for limit in self._total:
+            scale = _MICRO_USD if limit.name == "usd_per_day" else 1
+            used = limit.used(self._memory.count(limit, _key(limit, "all"), now), now)
+            uses.append(LimitUse(_title(limit), used / scale, limit.maximum / scale))
+        return uses
 
     async def aclose(self) -> None:
         """Wait for corrections on their way to Redis."""
@@ -214,6 +234,10 @@ def _headers(standing: Standing, now: float, granted: bool) -> dict[str, str]:
 @lru_cache(maxsize=1024)
 def _policy(limits: tuple[Limit, ...]) -> str:
     return ", ".join(f'"{_title(limit)}";q={limit.maximum};w={limit.window_s}' for limit in limits)
+
+
+def _key(limit: Limit, subject: str) -> str:
+    return f"{limit.scope}:{limit.name}:{subject}"
 
 
 @lru_cache(maxsize=1024)

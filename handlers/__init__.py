@@ -9,6 +9,7 @@ from handlers.health import LivenessHandler, ReadinessHandler
 from handlers.models import ModelHandler, ModelsHandler
 from handlers.openai_errors import UnknownOpenAIHandler
 from handlers.openapi import OpenAPIHandler
+from handlers.ops import OpsHandler, OpsPageHandler
 from handlers.page import ChatPageHandler
 from handlers.responses import ResponsesHandler
 from handlers.session import SessionHandler
@@ -25,6 +26,7 @@ def make_app(services: Services) -> Application:
         (r"/v1/models", ModelsHandler),
         (r"/v1/models/(.+)", ModelHandler),
     ]
+    ops_routes = [(r"/api/ops", OpsHandler), *OpsPageHandler.routes()]
     return Application(
         [
             (r"/api/chat", ChatHandler),
@@ -37,6 +39,7 @@ def make_app(services: Services) -> Application:
             *(openai_routes if services.config.openai_routes else ()),
             (r"/v1/.*", UnknownOpenAIHandler),
             *ChatPageHandler.routes(),
+            *(ops_routes if services.config.ops_routes else ()),
         ],
         services=services,
         default_handler_class=NotFoundHandler,

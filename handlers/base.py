@@ -34,7 +34,9 @@ from guards.gate import Gate
 from handlers.browser import BrowserHandler
 from prices import Prices
 from provider.router import Router
+from telemetry.recent import RecentCalls
 from telemetry.settlement import Settlement
+from telemetry.window import Window
 from trace_context import TraceContext
 
 log: Final = logging.getLogger("sluice.http")
@@ -67,6 +69,8 @@ class Services:
     gate: Gate
     prices: Prices
     settlement: Settlement
+    window: Window
+    recent: RecentCalls
     clock: Callable[[], float]
     """Seconds on the event loop's clock."""
     version: str

@@ -110,7 +110,7 @@ class Retry:
                 if untried and self._time_left(call, 0):
                     continue
                 wait_s, again = self._next(call, passing)
-                if again is None or not (retrying or self._budget_allows()):
+                if again is None or not (retrying or self.budget_left >= 1):
                     raise outcome
                 if not retrying:
                     retrying = True
@@ -122,6 +122,12 @@ class Retry:
         finally:
             self.calls_in_flight -= 1
             self.retries_in_flight -= retrying
+
+    @property
+    def budget_left(self) -> float:
+        """How many calls more may go into retries now."""
+        allowed = max(self._config.budget_min, self._config.budget_ratio * self.calls_in_flight)
+        return allowed - self.retries_in_flight
 
     async def _attempt(
         self,
@@ -171,10 +177,6 @@ class Retry:
 
     def _is_open(self, target: Target) -> bool:
         return self.circuits[target.provider].state == "open"
-
-    def _budget_allows(self) -> bool:
-        allowed = max(self._config.budget_min, self._config.budget_ratio * self.calls_in_flight)
-        return self.retries_in_flight + 1 <= allowed
 
 
 def _outcome(earlier: CallError | None, later: CallError) -> CallError:

@@ -7,12 +7,13 @@ another one.
 import asyncio
 import shutil
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import uvloop
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, sync_playwright
 from tornado.netutil import bind_sockets
 from upstream import Upstream
 
@@ -24,6 +25,12 @@ from provider.embedded import Library
 T = TypeVar("T")
 
 CHROMIUM: Final = shutil.which("chromium")
+AXE: Final = Path(__file__).parent / "axe/node_modules/axe-core/axe.min.js"
+PHONE: Final[dict[str, Any]] = {
+    "viewport": {"width": 360, "height": 720},
+    "is_mobile": True,
+    "has_touch": True,
+}
 _ARGUMENTS: Final = (
     "--no-sandbox",  # it would not start as root; it sees nothing but our own pages
     "--disable-gpu",
@@ -43,6 +50,39 @@ def browser() -> Iterator[Browser]:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_ARGUMENTS))
         yield chromium
         chromium.close()
+
+
+class Visitor:
+    """Somebody with a browser. What the browser complained of fails the test."""
+
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.context = context
+        self.url = url
+        self.page = context.new_page()
+        self.complaints: list[str] = []
+        self.requested: list[str] = []
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda fault: self.complaints.append(str(fault)))
+        self.page.on("dialog", lambda dialog: self.complaints.append(f"dialog {dialog.message}"))
+        self.page.on("popup", lambda popup: self.complaints.append(f"popup {popup.url}"))
+        context.on("request", lambda request: self.requested.append(request.url))
+
+    def _console(self, message: ConsoleMessage) -> None:
+        # Statuses such as 429 are told there, too, and are no fault of the page.
+        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
+            self.complaints.append(message.text)
+
+    def barriers(self) -> Any:
+        """What axe finds fault with. Only without the policy of the page can it be let in."""
+        self.page.evaluate(f"{AXE.read_text()}; 0")
+        return self.page.evaluate(
+            "axe.run().then(found => found.violations.map(each => [each.id, each.nodes.length]))"
+        )
+
+    def assert_content(self) -> None:
+        """Nothing was complained of, and nobody else was asked for anything."""
+        assert self.complaints == []
+        assert [url for url in self.requested if not url.startswith(self.url)] == []
 
 
 class House:
@@ -71,14 +111,26 @@ class House:
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=10)
 
-    def serve(self, config: Config, *, replay: bool = False) -> str:
-        """Start a server with these settings; the address of its page."""
-        return self._run(self._serve(config, replay))
+    def serve(
+        self,
+        config: Config,
+        *,
+        replay: bool = False,
+        but: Callable[[Services], Services] = lambda services: services,
+    ) -> str:
+        """Start a server with these settings; the address of its page.
 
-    async def _serve(self, config: Config, replay: bool) -> str:
+        Args:
+            but: puts other parts in the place of some.
+        """
+        return self._run(self._serve(config, replay, but))
+
+    async def _serve(
+        self, config: Config, replay: bool, but: Callable[[Services], Services]
+    ) -> str:
         library = Library.open(config.replay.cassettes) if replay else None
         services = await self._servers.enter_async_context(server.wired(config, library))
-        http_server = server.make_server(services)
+        http_server = server.make_server(but(services))
         sockets = bind_sockets(0, "127.0.0.1")
         http_server.add_sockets(sockets)
         self._servers.push_async_callback(http_server.close_all_connections)

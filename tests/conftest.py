@@ -39,6 +39,8 @@ from provider.recorder import RecordingTransport
 from provider.transport import AiohttpTransport
 from store import Store
 from telemetry.audit import Audit
+from telemetry.recent import RecentCalls
+from telemetry.window import Window
 
 if TYPE_CHECKING:
     from telemetry.traces import Traces
@@ -369,6 +371,8 @@ class Sluice:
             provenance = Provenance("a scripted upstream", "2026-01-01T00:00:00+00:00", "tests")
             return RecordingTransport(made, cassette, provenance, lambda count: None)
 
+        window = Window(clock=loop_clock, wall_clock=self.wall_clock)
+        recent = RecentCalls(wall_clock=self.wall_clock)
         self.services = Services(
             config=config,
             router=server.make_router(
@@ -381,8 +385,13 @@ class Sluice:
             gate=self.gate,
             prices=prices,
             settlement=server.make_settlement(
-                self.gate, prices, filter(None, (self.audit, traces)), clock=loop_clock
+                self.gate,
+                prices,
+                filter(None, (window.add, recent.add, self.audit, traces)),
+                clock=loop_clock,
             ),
+            window=window,
+            recent=recent,
             clock=loop_clock,
             version="0.0.test",
             mode="live",
@@ -447,6 +456,24 @@ class Sluice:
         assert self.services.gate.admission.in_flight == 0
         assert (retry.calls_in_flight, retry.retries_in_flight) == (0, 0)
         assert not any(each._session.connector._acquired for each in self.transports)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A real browser."""
+    from browser import browser
+
+    with browser() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[Any]:
+    """Servers, and the upstream before which they stand, in a thread of their own."""
+    from browser import House
+
+    with House() as running:
+        yield running
 
 
 StartSluice = Callable[..., Awaitable[Sluice]]

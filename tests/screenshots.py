@@ -1,4 +1,4 @@
-"""Take the pictures in docs/ of the chat page: `make screenshots`.
+"""Take the pictures in docs/ of both pages: `make screenshots`.
 
 Sluice replays its recordings for it, so this needs neither key nor network.
 """
@@ -6,21 +6,18 @@ Sluice replays its recordings for it, so this needs neither key nor network.
 import logging
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from browser import House, browser
+from browser import PHONE, House, browser
 from conftest import ROOT, make_settings
 from playwright.sync_api import BrowserContext, Page, expect
+from screenshots_ops import take_ops
 
 DOCS: Final = ROOT / "docs"
 DESKTOP: Final[dict[str, Any]] = {"viewport": {"width": 960, "height": 640}}
-PHONE: Final[dict[str, Any]] = {
-    "viewport": {"width": 360, "height": 720},
-    "is_mobile": True,
-    "has_touch": True,
-}
 CONTEXTS: Final[dict[str, dict[str, Any]]] = {
     "chat-light": DESKTOP,
     "chat-dark": {**DESKTOP, "color_scheme": "dark"},
@@ -38,8 +35,15 @@ def main() -> None:
             )
             picture = DOCS / f"{name}.png"
             take(context, url, picture)
-            print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size // 1024} kB")
+            tell(picture)
             context.close()
+        with TemporaryDirectory() as folder:
+            for picture in take_ops(house, chromium, DOCS, Path(folder) / "keys.ini"):
+                tell(picture)
+
+
+def tell(picture: Path) -> None:
+    print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size // 1024} kB")
 
 
 def take(context: BrowserContext, url: str, picture: Path) -> None:

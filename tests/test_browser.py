@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, House, browser
-from conftest import ROOT, make_settings
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+from browser import AXE, CHROMIUM, House, Visitor
+from conftest import make_settings
+from playwright.sync_api import Browser, BrowserContext, Route, expect
 from upstream import DONE, after_content, answer_stream, chunks, delta, error, finish, held, silence
 
 from guards import keys
@@ -19,7 +19,6 @@ pytestmark = pytest.mark.skipif(
 )
 expect.set_options(timeout=5_000)
 
-AXE = ROOT / "tests/axe/node_modules/axe-core/axe.min.js"
 MARKDOWN = (
     "## Title\n\n1. one\n2. *two*\n\n- [x] done\n\n[site](https://e.x/)\n\n"
     "| a |\n|---|\n| b |\n\n```python\npass\n```\n"
@@ -28,43 +27,16 @@ STREAM = {"Content-Type": "text/event-stream"}
 WHOLE = 'data: {"type":"text-delta","id":"0","delta":"Yes"}\n\ndata: {"type":"finish"}\n\n'
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def house() -> Iterator[House]:
-    """Servers, and the upstream before which they stand, in a thread of their own."""
-    with House() as running:
-        yield running
-
-
-class Reader:
-    """Somebody with a browser. What the browser complained of fails the test."""
+class Reader(Visitor):
+    """Somebody on the chat page."""
 
     def __init__(self, context: BrowserContext, url: str) -> None:
-        self.context = context
-        self.url = url
-        self.page: Page = context.new_page()
-        self.complaints: list[str] = []
-        self.requested: list[str] = []
-        self.page.on("console", self._console)
-        self.page.on("pageerror", lambda fault: self.complaints.append(str(fault)))
-        self.page.on("dialog", lambda dialog: self.complaints.append(f"dialog {dialog.message}"))
-        self.page.on("popup", lambda popup: self.complaints.append(f"popup {popup.url}"))
-        context.on("request", lambda request: self.requested.append(request.url))
+        super().__init__(context, url)
         self.question = self.page.get_by_role("textbox", name="Your question")
         self.status = self.page.get_by_role("status")
         self.answers = self.page.locator(".answer")
         self.answer = self.answers.last
         self.text = self.answer.locator(".text")
-
-    def _console(self, message: Any) -> None:
-        # Statuses such as 429 are told there, too, and are no fault of the page.
-        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
-            self.complaints.append(message.text)
 
     def visit(self) -> "Reader":
         self.page.goto(self.url)
@@ -106,9 +78,7 @@ def visit(chromium: Browser, house: House) -> Iterator[Visit]:
         reader.context.close()
     house.rest()
     for reader in readers:
-        assert reader.complaints == []
-        foreign = [url for url in reader.requested if not url.startswith(reader.url)]
-        assert foreign == []
+        reader.assert_content()
 
 
 def test_a_first_visit_to_an_answered_question(visit: Visit, house: House) -> None:
@@ -556,20 +526,12 @@ def test_it_follows_a_reader_who_is_at_the_end_only(visit: Visit, house: House) 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_barrier(visit: Visit, house: House, scheme: str) -> None:
     house.upstream.will(answer_stream(MARKDOWN), error(500))
-    # The policy would not let the checker itself in.
     reader = visit(context={"bypass_csp": True, "color_scheme": scheme})
-    reader.page.evaluate(f"{AXE.read_text()}; 0")
-
-    def barriers() -> Any:
-        return reader.page.evaluate(
-            "axe.run().then(found => found.violations.map(each => [each.id, each.nodes.length]))"
-        )
-
-    assert barriers() == []
+    assert reader.barriers() == []
     reader.asks()
-    assert barriers() == []
+    assert reader.barriers() == []
     reader.asks(until="failed")
-    assert barriers() == []
+    assert reader.barriers() == []
 
 
 # Hostile answers

@@ -18,6 +18,8 @@ from prices import Prices
 from provider.cassette import Exchange, Provenance, load, save
 from provider.completion import first_text, parse_completion
 from provider.transport import AiohttpTransport
+from telemetry.recent import RecentCalls
+from telemetry.window import Window
 
 ROOT = Path(__file__).parent.parent
 CASSETTES = ROOT / "cassettes"
@@ -110,6 +112,8 @@ def app(io_loop, waits):
             gate=gate,
             prices=prices,
             settlement=server.make_settlement(gate, prices, clock=loop.time),
+            window=Window(clock=loop.time, wall_clock=time.time),
+            recent=RecentCalls(wall_clock=time.time),
             clock=loop.time,
             version="test",
             mode="live",

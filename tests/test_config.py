@@ -191,6 +191,8 @@ def test_a_fault_is_one_line(tmp_path, text, told):
         ({"OPENAI_BASE_URL": f"http://me:{CANARY}@host"}, "OPENAI_BASE_URL: must be an http"),
         ({"DYNO": "web.1"}, "loopback only, not on this platform"),
         ({"DYNO": "web.1", "SLUICE_AUTH_MODE": "public"}, "set SLUICE_SERVER_TRUSTED_HOPS=1"),
+        ({"SLUICE_OPS_TOKEN": f"{CANARY} x"}, "SLUICE_OPS_TOKEN: must be 16 to 1000 letters"),
+        ({"SLUICE_OPS_TOKEN": "short"}, "SLUICE_OPS_TOKEN: must be 16 to 1000 letters"),
         ({"REDIS_URL": f"http://me:{CANARY}@host"}, "REDIS_URL: must be an address like redis"),
         ({"SLUICE_BROWSER_XSRF": "maybe"}, "must be true or false"),
         ({"SLUICE_BROWSER_ALLOWED_ORIGINS": "example.com"}, "must be origins like https://app"),
@@ -225,6 +227,25 @@ def test_where_it_listens(tmp_path, mode, host, effective):
     assert loaded.host == effective
 
 
+@pytest.mark.parametrize(
+    ("environ", "there", "open_"),
+    [
+        ({}, True, True),
+        ({"SLUICE_OPS_TOKEN": CANARY * 2}, True, False),
+        ({"SLUICE_SERVER_TRUSTED_HOPS": "1"}, False, False),
+        ({"SLUICE_AUTH_MODE": "public"}, False, False),
+        ({"SLUICE_AUTH_MODE": "keys"}, False, False),
+        ({"SLUICE_AUTH_MODE": "public", "SLUICE_OPS_TOKEN": CANARY * 2}, True, False),
+    ],
+)
+def test_operations_are_for_this_machine_or_for_whoever_has_the_token(
+    tmp_path, environ, there, open_
+):
+    loaded = load(tmp_path, **environ)
+    assert (loaded.ops_routes, loaded.ops_open) == (there, open_)
+    assert CANARY not in repr(loaded)
+
+
 def test_the_key_is_masked(tmp_path):
     loaded = load(tmp_path, OPENAI_API_KEY=CANARY)
     shown = {(section, key): value for section, key, value in config_loader.effective(loaded)}
@@ -243,5 +264,6 @@ def test_each_variable_of_the_example_exists():
     ]
     known = {f"SLUICE_{section}_{key}".upper() for section, key in SETTINGS}
     assert names
-    own = {"PORT", "OPENAI_API_KEY", "OPENAI_BASE_URL", "REDIS_URL", "SLUICE_AUTH_JWT_SECRET"}
+    own = {"PORT", "OPENAI_API_KEY", "OPENAI_BASE_URL", "REDIS_URL"}
+    own |= {"SLUICE_AUTH_JWT_SECRET", "SLUICE_OPS_TOKEN"}
     assert set(names) <= known | own

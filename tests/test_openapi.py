@@ -15,6 +15,7 @@ from referencing import Registry, Resource
 from documents import leaves
 from handlers import make_app
 from handlers.openapi import describe
+from handlers.ops import OpsPageHandler
 from handlers.page import ChatPageHandler
 
 UNLIMITED = {
@@ -22,7 +23,9 @@ UNLIMITED = {
     for scope in ("CALLER", "IP", "TOTAL")
     for name in ("REQUESTS_PER_MINUTE", "TOKENS_PER_MINUTE", "TOKENS_PER_DAY", "USD_PER_DAY")
 }
-UNTOLD = {*(address for address, _ in ChatPageHandler.routes()), "/v1/.*"}
+# The pages, what belongs to the operator alone, and what is not there.
+UNTOLD = {address for page in (ChatPageHandler, OpsPageHandler) for address, _ in page.routes()}
+UNTOLD |= {"/api/ops", "/v1/.*"}
 
 
 def described(**overrides: object) -> dict[str, Any]:
