@@ -200,7 +200,7 @@ def test_a_limit_counts_down_to_a_retry(visit: Visit, house: House) -> None:
 
     reader.asks("Again", until="failed")
 
-    expect(reader.answer.locator(".note")).to_contain_text("The limit is 1 requests a minute")
+    expect(reader.answer.locator(".note")).to_contain_text("The limit is 1 request a minute")
     retry = reader.button(re.compile("Retry in "))
     expect(retry).to_have_attribute("aria-disabled", "true")
     expect(reader.status).to_contain_text("You can retry in ")
