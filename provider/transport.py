@@ -125,6 +125,8 @@ class _Body(httpx2.AsyncByteStream):
         protocol = None if connection is None else connection.protocol
         self._closed = None if protocol is None else protocol.closed
         if self._closed is not None:
+            self._closed.remove_done_callback(_hear)  # of the answer before on this connection
+            self._closed.add_done_callback(_hear)
             self._closed.add_done_callback(self._cut)
 
     def _cut(self, closed: "asyncio.Future[None]") -> None:
@@ -152,3 +154,9 @@ class _Body(httpx2.AsyncByteStream):
         # After the last byte the connection is back in the pool already and this is a no-op;
         # before it, the rest is unwanted and the socket must close now.
         self._response.close()
+
+
+def _hear(closed: "asyncio.Future[None]") -> None:
+    """Take note of how the connection ended; asyncio would log that nobody has."""
+    if not closed.cancelled():
+        closed.exception()

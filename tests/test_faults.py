@@ -1,6 +1,7 @@
 """The fault matrix: what a provider may do wrong, and the one honest outcome of each."""
 
 import asyncio
+import gc
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -719,6 +720,25 @@ async def test_a_connection_serves_on_after_a_failed_stream(
     await client.send(chat())
 
     assert (await client.reply()).json["text"] == "Hi there"
+
+
+@pytest.mark.parametrize("in_use", [True, False], ids=["in use", "idle"])
+async def test_a_reset_is_no_surprise_to_the_event_loop(
+    sluice: StartSluice, upstream: Upstream, in_use: bool
+) -> None:
+    heard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
+    upstream.will(after_content(rst) if in_use else good(), good())
+    server = await sluice()
+    await ask(server, True)
+    if not in_use:
+        upstream.exchanges[0].rst()
+
+    assert (await ask(server, False)).status == 200
+
+    assert upstream.connections == 2
+    gc.collect()  # a future that failed unheard says so when it is thrown away
+    assert heard == []
 
 
 async def test_a_stream_is_retried_until_its_first_content(
