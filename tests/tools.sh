@@ -1,6 +1,6 @@
 #!/bin/sh
-# What some tests use and a Python environment does not hold: a browser, promtool, axe. Each is
-# installed where that is possible; a test that misses its own is skipped and says so.
+# What some tests use and a Python environment does not hold: a browser, promtool, axe, clients.
+# Each is installed where that is possible; a test that misses its own is skipped and says so.
 set -u
 
 system() {  # PACKAGE COMMAND
@@ -27,4 +27,5 @@ from_npm() {  # FOLDER
 system chromium chromium
 system prometheus promtool
 from_npm tests/axe
+from_npm tests/clients/js
 exit 0
