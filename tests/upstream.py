@@ -324,6 +324,23 @@ def either(buffered: Step, streamed: Step) -> Step:
     return step
 
 
+def calls_tool(name: str, arguments: str) -> Step:
+    """An answer that asks for a tool, in the form that was asked for; its id is call_1."""
+    function = {"name": name, "arguments": arguments}
+    call = {"id": "call_1", "type": "function", "function": function}
+    document = completion(None, finish_reason="tool_calls", usage=usage_of())
+    document["choices"][0]["message"]["tool_calls"] = [call]
+
+    def part(**fields: object) -> bytes:
+        calls = [{"index": 0, **fields}]
+        return _completion_event([{"index": 0, "delta": {"tool_calls": calls}}])
+
+    begun = {**call, "function": {"name": name, "arguments": ""}}
+    pieces = [part(function={"arguments": piece}) for piece in (arguments[:3], arguments[3:])]
+    end = (finish("tool_calls"), usage(), DONE)
+    return either(json_reply(document), stream(role(), part(**begun), *pieces, *end))
+
+
 def good() -> Step:
     """An answer in the form that was asked for."""
     return either(ok(), answer_stream("Hi", " there"))
