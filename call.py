@@ -160,3 +160,10 @@ class Call:
         if given_up or code == "completed" or self.answer_tokens:
             return self.prompt_tokens, self.answer_tokens
         return 0, 0
+
+    def counted(self) -> Usage:
+        """The tokens of a whole answer: as the provider says, else by our own count."""
+        if self.usage:
+            return self.usage
+        prompt, answer = self.charged_tokens("completed")
+        return Usage(prompt, answer, prompt + answer)

@@ -66,6 +66,8 @@ class ChatCompletion(Format):
         for index, choice in enumerate(document["choices"]):
             choice.setdefault("index", index)
             choice["message"].setdefault("role", "assistant")
+        if call.usage is None:  # some clients cannot do without
+            document["usage"] = call.counted().as_json()
         return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
     def deltas(self, call: Call, documents: Sequence[dict[str, Any]]) -> bytes:
@@ -91,7 +93,10 @@ class ChatCompletion(Format):
         }
 
     def finish(self, call: Call) -> bytes:
-        return b"data: [DONE]\n\n"
+        counts = b""
+        if self._include_usage and call.usage is None:
+            counts = self._chunk(call, {"choices": [], "usage": call.counted().as_json()})
+        return counts + b"data: [DONE]\n\n"
 
     def error(self, call: Call, failure: CallError) -> bytes:
         return b"data: " + orjson.dumps(envelope(failure)) + b"\n\n"

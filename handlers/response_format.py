@@ -98,8 +98,7 @@ class ResponseFormat(Format):
             response["incomplete_details"] = {"reason": reason}
         else:
             response["completed_at"] = int(time.time())
-        if call.usage:
-            response["usage"] = _usage(call.usage, self._usage)
+        response["usage"] = _usage(call.counted(), self._usage)
         return response
 
     def _response(self, call: Call, status: str) -> dict[str, Any]:

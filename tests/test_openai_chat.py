@@ -13,6 +13,8 @@ from upstream import (
     after_content,
     answer_stream,
     completion,
+    delta,
+    either,
     error,
     event,
     finish,
@@ -94,6 +96,23 @@ async def test_a_provider_that_refuses_to_be_asked_for_usage(sluice, upstream, s
     assert "stream_options" not in upstream.requests[0].json
     assert chunks[-1].usage.total_tokens == 12
     assert (await server.record()).counted_by == "provider"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_tokens_are_counted_here_where_the_provider_does_not(sluice, upstream, sdk, streams):
+    upstream.will(either(ok("Hi there"), stream(delta("Hi"), delta(" there"), finish(), DONE)))
+    server = await sluice()
+    create = sdk(server).chat.completions.create
+    if streams:
+        asked = {**ASK, "stream": True, "stream_options": {"include_usage": True}}
+        *_, last = [each async for each in await create(**asked)]
+        assert last.choices == []
+        assert last.id == "chatcmpl-1"
+    else:
+        last = await create(**ASK)
+    assert last.usage.model_dump(exclude_none=True) == usage_of(8, 2)
+    record = await server.record()
+    assert (record.charged_tokens, record.counted_by) == (10, "estimated")
 
 
 async def test_the_stream_ends_as_clients_expect(sluice, upstream):

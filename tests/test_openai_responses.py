@@ -11,6 +11,8 @@ from upstream import (
     DONE,
     after_content,
     answer_stream,
+    delta,
+    either,
     error,
     event,
     finish,
@@ -85,6 +87,18 @@ async def test_the_events_of_a_stream(sluice, upstream, sdk):
     final = events[-1].response
     assert (final.output_text, final.usage.total_tokens) == ("Hi there", 12)
     assert final.id == events[0].response.id
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_tokens_are_counted_here_where_the_provider_does_not(sluice, upstream, sdk, streams):
+    upstream.will(either(ok("Hi there"), stream(delta("Hi"), delta(" there"), finish(), DONE)))
+    client = sdk(await sluice())
+    if streams:
+        response = (await events_of(client))[-1].response
+    else:
+        response = await client.responses.create(**ASK)
+    usage = response.usage
+    assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (8, 2, 10)
 
 
 async def test_the_sdks_stream_helper(sluice, upstream, sdk):
