@@ -46,7 +46,7 @@ lock:
 			pyproject.toml $$extra; done
 
 clean:
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf $(VENV) .venv-clients .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/runtime.stamp: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -61,7 +61,7 @@ $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/runtime.stamp
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
-$(VENV)/tools.stamp: tests/tools.sh tests/clients/js/package-lock.json $(VENV)/dev.stamp
+$(VENV)/tools.stamp: tests/tools.sh tests/clients/requirements.txt tests/clients/js/package-lock.json $(VENV)/dev.stamp
 	@echo "==> installing what the tests use besides, where that is possible"
-	@sh tests/tools.sh
+	@PYTHON=$(PYTHON) sh tests/tools.sh
 	@touch $@

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import StartSluice, deadline
-from npm import Program
+from programs import Program, in_node
 from upstream import (
     ERROR_IN_DATA,
     Exchange,
@@ -87,7 +87,8 @@ class UseChat:
 
 @pytest.fixture(scope="module", params=NEEDS_NODE)
 def use_chat(request: pytest.FixtureRequest) -> Iterator[UseChat]:
-    program = Program("use_chat.mjs", request.param, node=NEEDS_NODE[request.param])
+    program = in_node(NEEDS_NODE[request.param], "use_chat.mjs", request.param)
+    program.wait()
     yield UseChat(program)
     program.kill()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import Sluice, deadline
-from npm import Program
+from programs import Program, in_node
 from upstream import (
     ERROR_IN_DATA,
     Upstream,
@@ -63,7 +63,8 @@ class OpenAI:
 
 @pytest.fixture(scope="module")
 def openai() -> Iterator[OpenAI]:
-    program = Program("openai.mjs", node=20)
+    program = in_node(20, "openai.mjs")
+    program.wait()
     yield OpenAI(program)
     program.kill()
 
@@ -245,7 +246,8 @@ async def test_a_stream_that_breaks_is_an_error(openai, sluice, upstream, call, 
 
 @pytest.fixture(scope="module")
 def ai() -> Iterator[Program]:
-    program = Program("ai_openai.mjs", node=22)
+    program = in_node(22, "ai_openai.mjs")
+    program.wait()
     yield program
     program.kill()
 

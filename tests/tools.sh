@@ -1,6 +1,7 @@
 #!/bin/sh
 # What some tests use and a Python environment does not hold: a browser, promtool, axe, clients.
 # Each is installed where that is possible; a test that misses its own is skipped and says so.
+# Each is installed where that is possible; a test that misses its own is skipped and says so.
 set -u
 
 system() {  # PACKAGE COMMAND
@@ -24,8 +25,17 @@ from_npm() {  # FOLDER
         || echo "    $1 could not be installed; its tests are skipped"
 }
 
+from_pypi() {  # REQUIREMENTS FOLDER
+    if ! { "${PYTHON:-python3}" -m venv "$2" && "$2/bin/python" -m pip install --quiet \
+            --disable-pip-version-check --no-compile -r "$1"; }; then
+        rm -rf "$2"
+        echo "    $1 could not be installed; the tests with these clients are skipped"
+    fi
+}
+
 system chromium chromium
 system prometheus promtool
 from_npm tests/axe
 from_npm tests/clients/js
+from_pypi tests/clients/requirements.txt .venv-clients
 exit 0

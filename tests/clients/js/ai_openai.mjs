@@ -40,6 +40,7 @@ async function answer({ provider, api, stream, settings, weather: hasTool }) {
   }
 }
 
+console.log("ready");
 for await (const line of createInterface({ input: process.stdin })) {
   console.log(JSON.stringify(await answer(JSON.parse(line))));
 }

@@ -38,6 +38,7 @@ async function answer({ client, call, argument, final }) {
   }
 }
 
+console.log("ready");
 for await (const line of createInterface({ input: process.stdin })) {
   console.log(JSON.stringify(await answer(JSON.parse(line))));
 }

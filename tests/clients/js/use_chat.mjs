@@ -56,6 +56,7 @@ async function converse({ chat: settings, request, text, resume, steps, stopAt }
   return { statuses, messages: shown.messages, error: shown.error?.message ?? null, finished };
 }
 
+console.log("ready");
 for await (const line of createInterface({ input: process.stdin })) {
   console.log(JSON.stringify(await converse(JSON.parse(line))));
 }
