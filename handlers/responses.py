@@ -25,6 +25,11 @@ _SAME: Final = (
     "temperature", "top_p", "user",
 )  # fmt: skip
 
+_REFERENCE: Final = (
+    "refers to a stored item, and nothing is stored here; "
+    "a client that is told store: false sends the item itself"
+)
+
 Item = dict[str, Any]
 
 
@@ -42,6 +47,16 @@ class ResponsesHandler(OpenAICallHandler):
             raise invalid("input must hold a message that is no system message", "input")
         call.options = _options(fields)
         return ResponseFormat(asked, streams=call.stream)
+
+    def read_body(self, call: Call) -> dict[str, Any]:
+        """The body; a reference in it is told from other unknown items, for the AI SDK makes one
+        of every earlier answer unless it is told otherwise."""
+        fields = super().read_body(call)
+        given = fields.get("input")
+        for number, item in enumerate(given if isinstance(given, list) else ()):
+            if isinstance(item, dict) and item.get("type") == "item_reference":
+                raise invalid(f"input[{number}] {_REFERENCE}", f"input[{number}].type")
+        return fields
 
 
 def _messages(fields: dict[str, Any]) -> list[Item]:

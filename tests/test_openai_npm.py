@@ -244,16 +244,43 @@ async def test_a_stream_that_breaks_is_an_error(openai, sluice, upstream, call, 
 # The AI SDK's provider
 
 
+class AI:
+    """Has answers by it."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    async def __call__(
+        self,
+        server: Sluice,
+        api: str,
+        *turns: str,
+        stream: bool = False,
+        weather: bool = False,
+        **settings: object,
+    ) -> Any:
+        """The answer to the last of these turns."""
+        return await self._program.ask(
+            provider={"baseURL": address(server)},
+            api=api,
+            stream=stream,
+            turns=turns,
+            settings=settings,
+            weather=weather,
+        )
+
+
 @pytest.fixture(scope="module")
-def ai() -> Iterator[Program]:
+def ai() -> Iterator[AI]:
     program = in_node(22, "ai_openai.mjs")
     program.wait()
-    yield program
+    yield AI(program)
     program.kill()
 
 
 APIS = pytest.mark.parametrize("api", ["responses", "chat"])
 FORMS = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+WHOLE_ITEMS = {"providerOptions": {"openai": {"store": False}}}
 
 
 @APIS
@@ -262,9 +289,7 @@ async def test_an_answer_by_the_ai_sdk(ai, sluice, upstream, api, stream):
     upstream.will(either(ok(usage=usage_of(9, 3)), answer_stream("Hi", " there")))
     server = await sluice()
 
-    told = await ai.ask(
-        provider={"baseURL": address(server)}, api=api, stream=stream, settings={"prompt": "Hello"}
-    )
+    told = await ai(server, api, "Hello", stream=stream)
 
     assert told == {
         "text": "Hi there",
@@ -280,16 +305,37 @@ async def test_a_tool_by_the_ai_sdk(ai, sluice, upstream, api, stream):
     upstream.will(calls_tool("weather", '{"city": "Oslo"}'), good())
     server = await sluice()
 
-    told = await ai.ask(
-        provider={"baseURL": address(server)},
-        api=api,
-        stream=stream,
-        settings={"prompt": "Hello"},
-        weather=True,
-    )
+    told = await ai(server, api, "Hello", stream=stream, weather=True)
 
     assert (told["text"], told["steps"]) == ("Hi there", 2)
     assert told_of_weather(upstream) == "It rains in Oslo"
+
+
+@APIS
+@FORMS
+async def test_a_conversation_by_the_ai_sdk(ai, sluice, upstream, api, stream):
+    upstream.will(good())
+    server = await sluice()
+
+    told = await ai(server, api, "Hello", "And then?", stream=stream, **WHOLE_ITEMS)
+
+    assert told["text"] == "Hi there"
+    assert [(each["role"], each["content"]) for each in upstream.requests[1].json["messages"]] == [
+        ("user", "Hello"),
+        ("assistant", "Hi there"),
+        ("user", "And then?"),
+    ]
+
+
+async def test_a_reference_of_the_ai_sdk_is_refused_with_the_way_out(ai, sluice, upstream):
+    upstream.will(good())
+    server = await sluice()
+
+    told = await ai(server, "responses", "Hello", "And then?")
+
+    assert told["error"]["status"] == 400
+    assert told["error"]["message"].startswith("input[1] refers to a stored item")
+    assert "store: false" in told["error"]["message"]
 
 
 @APIS
@@ -297,9 +343,7 @@ async def test_an_answer_that_breaks_by_the_ai_sdk(ai, sluice, upstream, api):
     upstream.will(after_content(chunks()))
     server = await sluice()
 
-    told = await ai.ask(
-        provider={"baseURL": address(server)}, api=api, stream=True, settings={"prompt": "Hello"}
-    )
+    told = await ai(server, api, "Hello", stream=True)
 
     assert told["text"] == "One two three"
     assert "Upstream provider unavailable" in told["error"]["message"]
@@ -310,9 +354,7 @@ async def test_a_refusal_by_the_ai_sdk(ai, sluice, upstream, api):
     upstream.will(error(400))
     server = await sluice()
 
-    told = await ai.ask(
-        provider={"baseURL": address(server)}, api=api, settings={"prompt": "Hello"}
-    )
+    told = await ai(server, api, "Hello")
 
     assert (told["error"]["name"], told["error"]["status"]) == ("AI_APICallError", 422)
     assert told["error"]["message"] == "The provider refused this prompt"

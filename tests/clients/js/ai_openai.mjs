@@ -4,7 +4,8 @@
 //   provider   settings of the provider: baseURL
 //   api        "responses", which is what it calls by default, or "chat"
 //   stream     whether to stream
-//   settings   of generateText or streamText, such as prompt
+//   turns      what the user says, one after the other; the answer to the last is told
+//   settings   of generateText or streamText
 //   weather    whether there is a tool
 
 import { createInterface } from "node:readline";
@@ -16,18 +17,25 @@ const weather = tool({
   execute: ({ city }) => `It rains in ${city}`,
 });
 
-async function answer({ provider, api, stream, settings, weather: hasTool }) {
+async function answer({ provider, api, stream, turns, settings, weather: hasTool }) {
   const openai = createOpenAI({ apiKey: "any", ...provider });
   const model = api === "chat" ? openai.chat("gpt-4o-mini") : openai("gpt-4o-mini");
   const tools = hasTool ? { tools: { weather }, stopWhen: isStepCount(3) } : {};
+  const messages = [];
   let failed = null;
+  let given;
+  let text;
+  const asked = { model, messages, maxRetries: 0, ...tools, ...settings };
   const onError = ({ error }) => { failed = error; };
-  let text = "";
   try {
-    const asked = { model, maxRetries: 0, ...tools, ...settings };
-    const given = stream ? streamText({ ...asked, onError }) : await generateText(asked);
-    if (stream) for await (const words of given.textStream) text += words;
-    if (failed) throw failed;
+    for (const content of turns) {
+      messages.push({ role: "user", content });
+      given = stream ? streamText({ ...asked, onError }) : await generateText(asked);
+      text = "";
+      if (stream) for await (const words of given.textStream) text += words;
+      if (failed) throw failed;
+      messages.push(...(await given.response).messages);
+    }
     const { inputTokens, outputTokens } = await given.totalUsage;
     return {
       text: await given.text,
