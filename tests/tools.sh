@@ -1,7 +1,6 @@
 #!/bin/sh
 # What some tests use and a Python environment does not hold: a browser, promtool, axe, clients.
 # Each is installed where that is possible; a test that misses its own is skipped and says so.
-# Each is installed where that is possible; a test that misses its own is skipped and says so.
 set -u
 
 system() {  # PACKAGE COMMAND
@@ -18,7 +17,7 @@ system() {  # PACKAGE COMMAND
 
 from_npm() {  # FOLDER
     if ! command -v npm >/dev/null; then
-        echo "    npm is missing, and so are the tests with the clients of $1"
+        echo "    npm is missing, and so are the tests that use $1"
         return
     fi
     npm ci --prefix "$1" --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null \
