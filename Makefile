@@ -61,7 +61,7 @@ $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/runtime.stamp
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
-$(VENV)/tools.stamp: tests/tools.sh tests/clients/requirements.txt tests/clients/js/package-lock.json $(VENV)/dev.stamp
+$(VENV)/tools.stamp: tests/tools.sh tests/clients/requirements.txt tests/clients/js/package-lock.json tests/axe/package-lock.json $(VENV)/dev.stamp
 	@echo "==> installing what the tests use besides, where that is possible"
 	@PYTHON=$(PYTHON) sh tests/tools.sh
 	@touch $@
