@@ -170,6 +170,12 @@ class OpsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    token: str = field(repr=False)
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReplayConfig:
     cassettes: Path
     chunk_interval_s: float
@@ -218,6 +224,7 @@ class Config:
     log: LogConfig
     audit: AuditConfig
     ops: OpsConfig
+    metrics: MetricsConfig
     replay: ReplayConfig
     providers: Mapping[str, ProviderConfig]
     """By name; [provider] is `default`."""
@@ -244,6 +251,11 @@ class Config:
     def ops_routes(self) -> bool:
         """Whether /ops is there, after the rule of [ops]."""
         return bool(self.ops.token) or self.ops_open
+
+    @property
+    def metrics_route(self) -> bool:
+        """Whether /metrics is on the main port, after the rule of [metrics] port."""
+        return not self.metrics.port and bool(self.metrics.token or self.auth.mode == "none")
 
     @property
     def host(self) -> str:

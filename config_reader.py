@@ -32,6 +32,7 @@ _OWN_NAMES: Final = {
     "REDIS_URL": ("store", "redis_url"),
     "SLUICE_AUTH_JWT_SECRET": ("auth", "jwt_secret"),
     "SLUICE_OPS_TOKEN": ("ops", "token"),
+    "SLUICE_METRICS_TOKEN": ("metrics", "token"),
 }
 
 

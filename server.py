@@ -37,6 +37,7 @@ import httpx2
 from dotenv import dotenv_values
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
+from tornado.web import Application
 
 import audit_view
 import commands
@@ -44,7 +45,7 @@ import config_loader
 from config import Config, ProviderConfig
 from errors import ConfigError
 from guards.gate import Gate
-from handlers import Services, make_app
+from handlers import Services, make_app, make_metrics_app
 from preflight import Host, findings
 from prices import Prices
 from provider.cassette import Provenance
@@ -60,6 +61,7 @@ from store import Store
 from telemetry import log as logs
 from telemetry.audit import Audit
 from telemetry.call_log import log_call
+from telemetry.metrics import Metrics
 from telemetry.recent import RecentCalls
 from telemetry.settlement import Settlement, Sink
 from telemetry.tracing import tracing
@@ -171,7 +173,10 @@ async def wired(
     async with AsyncExitStack() as stack:
         window = Window(clock=loop.time, wall_clock=time.time)
         recent = RecentCalls(wall_clock=time.time)
-        sinks: list[Sink] = [window.add, recent.add]
+        metrics = Metrics()
+        watching = metrics.watch_loop(clock=loop.time, sleep=asyncio.sleep)
+        stack.callback(asyncio.create_task(watching).cancel)
+        sinks: list[Sink] = [metrics.record, window.add, recent.add]
         if config.audit.destination:
             audit = Audit(config.audit)
             stack.callback(audit.close)
@@ -215,6 +220,7 @@ async def wired(
             settlement=make_settlement(gate, prices, sinks, clock=loop.time),
             window=window,
             recent=recent,
+            metrics=metrics,
             clock=loop.time,
             version=VERSION,
             mode="replay" if embedded else "record" if cassette else "live",
@@ -292,11 +298,11 @@ def _transport(
     )
 
 
-def make_server(services: Services) -> HTTPServer:
+def make_server(services: Services, app: Application | None = None) -> HTTPServer:
     """The HTTP server, not yet listening, with the limits that Tornado leaves open."""
     server = services.config.server
     return HTTPServer(
-        make_app(services),
+        app or make_app(services),
         # Handlers count the body themselves, to answer 413 where Tornado would just close.
         max_body_size=sys.maxsize,
         max_header_size=16 * 1024,
@@ -314,21 +320,18 @@ async def _serve(
     async with wired(config, library, options.cassette, make_traces) as services:
         server = make_server(services)
         _settle_memory()
-        try:
-            sockets = bind_sockets(config.server.port, config.host or None)
-        except OSError as fault:
-            where = f"{config.host or '*'}:{config.server.port}"
-            raise ConfigError(f"cannot listen on {where}: {fault.strerror}") from None
-        server.add_sockets(sockets)
+        metrics_server = make_server(services, make_metrics_app(services))
+        port = _listen(server, config.host, config.server.port)
+        if config.metrics.port:
+            _listen(metrics_server, config.host, config.metrics.port)
+
+        def swap(services: Services) -> None:
+            server.request_callback = make_app(services)
+            metrics_server.request_callback = make_metrics_app(services)
+
         stopped = asyncio.Event()
-        reload = Reload(
-            services,
-            load=partial(_load, options),
-            swap=lambda services: setattr(server, "request_callback", make_app(services)),
-            sleep=asyncio.sleep,
-        )
+        reload = Reload(services, load=partial(_load, options), swap=swap, sleep=asyncio.sleep)
         _on_signals(stopped, reload)
-        port = sockets[0].getsockname()[1]
         for each in findings(config, _host()):
             if each.level != "ok":
                 log.warning("preflight", extra={"check": each.check, "fault": each.found})
@@ -344,7 +347,20 @@ async def _serve(
         async with reload.running():
             await stopped.wait()
             await drain(server, reload.services)
+            metrics_server.stop()
+            await metrics_server.close_all_connections()
     log.info("stopped")
+
+
+def _listen(server: HTTPServer, host: str, port: int) -> int:
+    """Listen there; the port."""
+    try:
+        sockets = bind_sockets(port, host or None)
+    except OSError as fault:
+        raise ConfigError(f"cannot listen on {host or '*'}:{port}: {fault.strerror}") from None
+    server.add_sockets(sockets)
+    bound: int = sockets[0].getsockname()[1]
+    return bound
 
 
 def _settle_memory() -> None:

@@ -14,6 +14,7 @@ Rules of this module:
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from hashlib import sha1
@@ -55,6 +56,8 @@ class Store:
         self._log_at = 0.0
         self.fail_open = config.on_failure == "open"
         self.up = True
+        self.failures: Counter[str] = Counter()
+        """How often it went down, or was tried and still was, by reason."""
 
     async def run(
         self, script: str, keys: Sequence[str], args: Sequence[str | bytes | int | float]
@@ -96,6 +99,7 @@ class Store:
 
     def _down(self, reason: str) -> StoreDown:
         now = self._clock()
+        self.failures[reason] += 1
         if self.up or now >= self._log_at:
             log.warning("store_down", extra={"reason": reason})
             self._log_at = now + _LOG_S

@@ -1,11 +1,14 @@
 """How does HTTP become a call, and a call HTTP?"""
 
+from typing import Any, Final
+
 from tornado.web import Application
 
 from handlers.base import NotFoundHandler, Services
 from handlers.chat import ChatHandler, ResumeHandler
 from handlers.completions import ChatCompletionsHandler
 from handlers.health import LivenessHandler, ReadinessHandler
+from handlers.metrics import MetricsHandler
 from handlers.models import ModelHandler, ModelsHandler
 from handlers.openai_errors import UnknownOpenAIHandler
 from handlers.openapi import OpenAPIHandler
@@ -15,7 +18,9 @@ from handlers.responses import ResponsesHandler
 from handlers.session import SessionHandler
 from handlers.xsrf import XsrfHandler
 
-__all__ = ["Services", "make_app"]
+__all__ = ["Services", "make_app", "make_metrics_app"]
+
+_METRICS: Final[tuple[str, Any]] = (r"/metrics", MetricsHandler)
 
 
 def make_app(services: Services) -> Application:
@@ -27,7 +32,8 @@ def make_app(services: Services) -> Application:
         (r"/v1/models/(.+)", ModelHandler),
     ]
     ops_routes = [(r"/api/ops", OpsHandler), *OpsPageHandler.routes()]
-    return Application(
+    return _application(
+        services,
         [
             (r"/api/chat", ChatHandler),
             (r"/api/chat/([^/]+)/stream", ResumeHandler),
@@ -36,11 +42,23 @@ def make_app(services: Services) -> Application:
             (r"/healthz", LivenessHandler),
             (r"/readyz", ReadinessHandler),
             (r"/openapi.json", OpenAPIHandler),
+            *([_METRICS] if services.config.metrics_route else ()),
             *(openai_routes if services.config.openai_routes else ()),
             (r"/v1/.*", UnknownOpenAIHandler),
             *ChatPageHandler.routes(),
             *(ops_routes if services.config.ops_routes else ()),
         ],
+    )
+
+
+def make_metrics_app(services: Services) -> Application:
+    """What a port of its own has, for metrics."""
+    return _application(services, [_METRICS])
+
+
+def _application(services: Services, routes: list[tuple[str, Any]]) -> Application:
+    return Application(
+        routes,
         services=services,
         default_handler_class=NotFoundHandler,
         cross_origin_protection=True,

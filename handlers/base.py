@@ -2,8 +2,8 @@
 
 Rules of this module:
 
-- Every reply is JSON (or an event stream, or a page), carries X-Request-Id, and says nothing of the
-  software behind it.
+- Every reply is JSON (or an event stream, a page, or metrics), carries X-Request-Id, and says
+  nothing of the software behind it.
 - A body over the limit is read to its end and thrown away, so that the client can read its
   413; past a hard cap it is answered at once and the connection closed. Tornado's own
   limit would close it without a word.
@@ -34,6 +34,7 @@ from guards.gate import Gate
 from handlers.browser import BrowserHandler
 from prices import Prices
 from provider.router import Router
+from telemetry.metrics import Metrics
 from telemetry.recent import RecentCalls
 from telemetry.settlement import Settlement
 from telemetry.window import Window
@@ -71,6 +72,7 @@ class Services:
     settlement: Settlement
     window: Window
     recent: RecentCalls
+    metrics: Metrics
     clock: Callable[[], float]
     """Seconds on the event loop's clock."""
     version: str

@@ -67,6 +67,8 @@ class Retry:
         self._random = random
         self.calls_in_flight = 0
         self.retries_in_flight = 0
+        self.denied = 0
+        """Retries that the budget did not allow."""
 
     def reconfigure(self, config: RetryConfig, circuits: Mapping[str, Circuit]) -> None:
         """These from now on; calls in flight may yet come back to providers that are gone."""
@@ -110,7 +112,7 @@ class Retry:
                 if untried and self._time_left(call, 0):
                     continue
                 wait_s, again = self._next(call, passing)
-                if again is None or not (retrying or self.budget_left >= 1):
+                if again is None or not (retrying or self._budget_allows()):
                     raise outcome
                 if not retrying:
                     retrying = True
@@ -177,6 +179,11 @@ class Retry:
 
     def _is_open(self, target: Target) -> bool:
         return self.circuits[target.provider].state == "open"
+
+    def _budget_allows(self) -> bool:
+        allows = self.budget_left >= 1
+        self.denied += not allows
+        return allows
 
 
 def _outcome(earlier: CallError | None, later: CallError) -> CallError:

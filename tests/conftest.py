@@ -39,6 +39,7 @@ from provider.recorder import RecordingTransport
 from provider.transport import AiohttpTransport
 from store import Store
 from telemetry.audit import Audit
+from telemetry.metrics import Metrics
 from telemetry.recent import RecentCalls
 from telemetry.window import Window
 
@@ -350,6 +351,7 @@ class Sluice:
         prices = Prices(config.models)
         self.traces = traces
         self.audit = Audit(config.audit) if config.audit.destination else None
+        metrics = Metrics()
         self.gate = Gate.build(
             config,
             store,
@@ -387,11 +389,12 @@ class Sluice:
             settlement=server.make_settlement(
                 self.gate,
                 prices,
-                filter(None, (window.add, recent.add, self.audit, traces)),
+                filter(None, (metrics.record, window.add, recent.add, self.audit, traces)),
                 clock=loop_clock,
             ),
             window=window,
             recent=recent,
+            metrics=metrics,
             clock=loop_clock,
             version="0.0.test",
             mode="live",

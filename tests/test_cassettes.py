@@ -18,6 +18,7 @@ from prices import Prices
 from provider.cassette import Exchange, Provenance, load, save
 from provider.completion import first_text, parse_completion
 from provider.transport import AiohttpTransport
+from telemetry.metrics import Metrics
 from telemetry.recent import RecentCalls
 from telemetry.window import Window
 
@@ -114,6 +115,7 @@ def app(io_loop, waits):
             settlement=server.make_settlement(gate, prices, clock=loop.time),
             window=Window(clock=loop.time, wall_clock=time.time),
             recent=RecentCalls(wall_clock=time.time),
+            metrics=Metrics(),
             clock=loop.time,
             version="test",
             mode="live",

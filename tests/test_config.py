@@ -265,5 +265,5 @@ def test_each_variable_of_the_example_exists():
     known = {f"SLUICE_{section}_{key}".upper() for section, key in SETTINGS}
     assert names
     own = {"PORT", "OPENAI_API_KEY", "OPENAI_BASE_URL", "REDIS_URL"}
-    own |= {"SLUICE_AUTH_JWT_SECRET", "SLUICE_OPS_TOKEN"}
+    own |= {"SLUICE_AUTH_JWT_SECRET", "SLUICE_OPS_TOKEN", "SLUICE_METRICS_TOKEN"}
     assert set(names) <= known | own

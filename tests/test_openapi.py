@@ -25,7 +25,7 @@ UNLIMITED = {
 }
 # The pages, what belongs to the operator alone, and what is not there.
 UNTOLD = {address for page in (ChatPageHandler, OpsPageHandler) for address, _ in page.routes()}
-UNTOLD |= {"/api/ops", "/v1/.*"}
+UNTOLD |= {"/api/ops", "/metrics", "/v1/.*"}
 
 
 def described(**overrides: object) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import processes
 import pytest
-from conftest import HELLO, KEY, ROOT, Reply, assert_valid, chat, encoded
+from conftest import HELLO, KEY, ROOT, Client, Reply, assert_valid, chat, encoded
 from processes import Process, Start, finished
 from redis_server import RedisServer
 from upstream import (
@@ -225,6 +225,38 @@ async def test_an_idle_kept_connection_does_not_hold_up_the_end(
     server.signal(signal.SIGTERM)
 
     assert await client.closed() == b""
+    assert await server.ended() == 0
+    client.fin()
+
+
+async def test_metrics_have_a_port_of_their_own_until_the_end(
+    start: Start, upstream: Upstream
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    go = asyncio.Event()
+    upstream.will(held(go, ok()))
+    server = await start(
+        OPENAI_API_KEY=KEY, OPENAI_BASE_URL=upstream.url, SLUICE_METRICS_PORT=str(port)
+    )
+
+    async def scrape() -> bytes:
+        client = Client(*await asyncio.open_connection("127.0.0.1", port))
+        await client.send(encoded("GET", "/metrics"))
+        body = (await client.reply()).body
+        client.fin()
+        return body
+
+    assert b"\nsluice_calls_in_flight 0.0\n" in await scrape()
+    (await server.ask(encoded("GET", "/metrics"))).assert_error(404, "not_found")
+    client = await server.send(chat())
+    await upstream.request()
+    server.signal(signal.SIGTERM)
+    await server.line("draining")
+    assert b"\nsluice_calls_in_flight 1.0\n" in await scrape()
+    go.set()
+    assert (await client.reply()).status == 200
     assert await server.ended() == 0
     client.fin()
 
