@@ -146,6 +146,7 @@ class CircuitConfig:
 @dataclass(frozen=True, slots=True)
 class LogConfig:
     level: str
+    format: str
 
 
 @dataclass(frozen=True, slots=True)

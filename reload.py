@@ -24,6 +24,7 @@ from errors import ConfigError
 from guards.tokens import load_tables
 from handlers import Services
 from provider.client import Provider
+from telemetry.log import set_level
 
 log: Final = logging.getLogger("sluice.reload")
 
@@ -33,6 +34,8 @@ _FIXED: Final[Mapping[str, tuple[str, ...]]] = {
     "store": StoreConfig.__slots__,
     "replay": ReplayConfig.__slots__,
     "audit": AuditConfig.__slots__,
+    "log": ("format",),
+    "metrics": ("port",),
 }
 
 
@@ -102,7 +105,7 @@ class Reload:
         before.prices.configure(config.models)
         self.services = replace(before, config=config, gate=gate, router=router)
         self._swap(self.services)
-        logging.getLogger("sluice").setLevel(config.log.level)
+        set_level(config.log.level)
         log.info(
             "reloaded",
             extra={

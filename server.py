@@ -97,7 +97,8 @@ def main(argv: list[str] | None = None) -> int:
         if options.command == "keys":
             return commands.manage_keys(config, options)
         library = _library(config, options)
-        logs.configure(config.log.level)
+        colour = not os.environ.get("NO_COLOR")
+        logs.configure(config.log.level, config.log.format, colour=colour)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(config, library, options, traced))
     except ConfigError as fault:
@@ -340,7 +341,7 @@ async def _serve(
             extra={
                 "version": VERSION,
                 "address": f"http://{config.host or '*'}:{port}",
-                "provider": services.mode,
+                "mode": services.mode,
                 "auth": config.auth.mode,
             },
         )

@@ -226,7 +226,7 @@ class BaseHandler(BrowserHandler):
             "request",
             extra={
                 "request_id": self.request_id,
-                "method": self.request.method if self._known_method() else "other",
+                "method": self.request.method if self._known_method() else "_OTHER",
                 "route": self.route,
                 "status": self.get_status(),
                 "latency_ms": round(self.request.request_time() * 1000, 1),

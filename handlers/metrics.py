@@ -24,6 +24,7 @@ from errors import CallError
 from guards.operator import is_operator
 from handlers.base import BaseHandler, Services
 from store import Store
+from telemetry import log as logs
 
 _CIRCUIT_STATES: Final = ("closed", "half_open", "open")
 
@@ -75,6 +76,9 @@ def readings(services: Services) -> Iterator[Metric]:
         for state in _CIRCUIT_STATES:
             circuits.add_metric([provider, state], circuit.state == state)
     yield circuits
+    yield CounterMetricFamily(
+        "sluice_log_lines_dropped", "Log lines for which there was no room.", logs.dropped()
+    )
     if services.gate.store is not None:
         yield from _store(services.gate.store)
 

@@ -25,6 +25,7 @@ def log_call(settled: Settled) -> None:
             "stream": call.stream,
             "status": status,
             "code": settled.code,
+            "error_type": settled.code if settled.error else None,
             "reason": settled.reason,
             "attempts": call.attempts,
             "latency_ms": _ms(settled.latency_s),

@@ -53,14 +53,13 @@ class Metrics:
         self._calls = self._counter("calls", "Calls ended.", "route", "model", "code", "status")
         self._duration = self._histogram(
             "call_duration_seconds",
-            "From the first header to the end of calls that got an answer or a failure: not of "
-            "those refused, left by their client, or answered from another's recording.",
+            "From the first header to the end, of calls that got an answer or failed.",
             _DURATION_S,
             *("route", "model", "stream"),
         )
         self._first_token = self._histogram(
             "time_to_first_token_seconds",
-            "From the first header of a call to the first content of its stream.",
+            "From the first header to a stream's first content, of the same calls.",
             _FIRST_TOKEN_S,
             "model",
         )
@@ -90,7 +89,9 @@ class Metrics:
         call, code = settled.call, settled.code
         model = call.model
         self._calls(call.route, model, code, str(settled.status)).inc()
-        self._record_times(settled)
+        # Refusals are quick, who left saw no end, and a recording is nobody's speed.
+        if not call.replayed and (code == "completed" or settled.status >= 500):
+            self._record_times(settled)
         if settled.counted_by is not None:
             self._tokens(model, "prompt", settled.counted_by).inc(settled.prompt_tokens)
             self._tokens(model, "answer", settled.counted_by).inc(settled.answer_tokens)
@@ -109,15 +110,15 @@ class Metrics:
             self._redactions(kind).inc(count)
 
     def _record_times(self, settled: Settled) -> None:
-        call, first_token_s = settled.call, settled.first_token_s
+        call, latency_s, first_token_s = settled.call, settled.latency_s, settled.first_token_s
+        self._duration(call.route, call.model, "true" if call.stream else "false").observe(
+            latency_s
+        )
         if first_token_s is not None:
             self._first_token(call.model).observe(first_token_s)
             if settled.code == "completed" and settled.answer_tokens > 1:
-                pause_s = (settled.latency_s - first_token_s) / (settled.answer_tokens - 1)
+                pause_s = (latency_s - first_token_s) / (settled.answer_tokens - 1)
                 self._output_token(call.model).observe(pause_s)
-        if not call.replayed and (settled.code == "completed" or settled.status >= 500):
-            stream = "true" if call.stream else "false"
-            self._duration(call.route, call.model, stream).observe(settled.latency_s)
 
     async def watch_loop(
         self, *, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]]

@@ -6,15 +6,19 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from conftest import ROOT, Client, Reply
 from tornado.ioloop import IOLoop
 
+from telemetry.log_format import FIELDS
+
+_SHORT: Final = {long: short for short, long in FIELDS.items()}
+
 
 class Process:
-    """A running `python server.py`."""
+    """A running `python server.py`; its log lines have their fields by short names."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -25,7 +29,8 @@ class Process:
     async def _read(self) -> None:
         assert self.process.stdout is not None
         async for line in self.process.stdout:
-            self.lines.append(json.loads(line))
+            document = json.loads(line)
+            self.lines.append({_SHORT.get(name, name): document[name] for name in document})
             self._came.set()
         self._came.set()
 

@@ -50,7 +50,7 @@ def log_lines(calls: object) -> Iterator[io.StringIO]:
     loggers = [logging.getLogger(name) for name in ("sluice", *LIBRARIES)]
     before = root.handlers[:], root.level, [logger.level for logger in loggers]
     written = io.StringIO()
-    logs.configure("DEBUG", written)
+    logs.configure("DEBUG", stream=written)
     root.setLevel(logging.DEBUG)
     for logger in loggers:
         logger.setLevel(logging.DEBUG)
@@ -196,8 +196,8 @@ async def test_a_bug_tells_where_and_not_what(
     assert_silent(f"{reply}")
     lines = assert_lines_silent(log_lines)
     [line] = [line for line in lines if line["event"] == "exception"]
-    assert line["error"] == "ValueError"
-    assert any("burst" in place for place in line["stack"])
+    assert line["exception.type"] == "ValueError"
+    assert any("burst" in place for place in line["exception.stacktrace"])
 
 
 BAD_REQUESTS = {

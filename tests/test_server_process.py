@@ -1,15 +1,18 @@
 """`python server.py` as a process: commands, exit codes, replay, record, and its end."""
 
 import asyncio
+import fcntl
 import json
+import os
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import processes
 import pytest
 from conftest import HELLO, KEY, ROOT, Client, Reply, assert_valid, chat, encoded
-from processes import Process, Start, finished
+from processes import Process, Start, environment, finished
 from redis_server import RedisServer
 from upstream import (
     DONE,
@@ -72,7 +75,7 @@ async def test_without_a_key_it_replays_and_says_so(start: Start, cassettes: Pat
     server = await start(SLUICE_REPLAY_CASSETTES=str(cassettes))
 
     line = await server.line("listening")
-    assert (line["provider"], line["auth"]) == ("replay", "none")
+    assert (line["mode"], line["auth"]) == ("replay", "none")
     assert line["address"].startswith("http://127.0.0.1:")
     health = await server.ask(encoded("GET", "/healthz"))
     assert health.json["provider"] == "replay"
@@ -258,6 +261,37 @@ async def test_metrics_have_a_port_of_their_own_until_the_end(
     go.set()
     assert (await client.reply()).status == 200
     assert await server.ended() == 0
+    client.fin()
+
+
+async def test_a_log_that_nobody_reads_holds_up_no_call_and_not_the_end(cassettes: Path) -> None:
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(ROOT / "server.py"),
+        env=environment(
+            PYTHONWARNINGS="error",
+            SLUICE_REPLAY_CASSETTES=str(cassettes),
+            SLUICE_LIMIT_IP_REQUESTS_PER_MINUTE="0",
+        ),
+        stdout=writer,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writer)
+    first = await asyncio.to_thread(os.read, reader, 4096)
+    port = int(json.loads(first)["sluice.address"].rpartition(":")[2])
+    client = Client(*await asyncio.open_connection("127.0.0.1", port))
+    for _ in range(50):
+        await client.send(chat(HELLO))
+        assert (await client.reply()).status == 200
+
+    process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(10):
+        assert (await process.communicate())[1] == b""
+    assert process.returncode == 0
+    assert len(os.read(reader, 65_536)) <= 4096
+    os.close(reader)
     client.fin()
 
 
