@@ -48,8 +48,10 @@ class CallHandler(RequestHandler, StreamHandler):
         """
         raise NotImplementedError
 
-    def prepare(self) -> None:
-        if self.request.method != "OPTIONS":
+    def initialize(self) -> None:
+        super().initialize()
+        # Here, for Tornado refuses foreign origins before `prepare`.
+        if self.request.method in self.SUPPORTED_METHODS and self.request.method != "OPTIONS":
             self.max_body_bytes = self.config.server.max_body_bytes
             now = self.services.clock()
             self.call = Call(
@@ -65,14 +67,13 @@ class CallHandler(RequestHandler, StreamHandler):
                 self.call.trace = self.services.begin_trace(*parent)
             if self.config.audit.keeps_content and headers.get("X-Audit-Consent") == "true":
                 self.call.kept_answer = StringIO()
-        super().prepare()
 
     def options(self) -> None:
         self.preflight()
 
     async def post(self) -> None:
         call = self.call
-        assert call is not None  # prepare made it
+        assert call is not None  # initialize made it
         self._posting = True
         self._auto_finish = False
         failure: CallError | None = CallError("internal")
