@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import orjson
+from pythonjsonlogger.orjson import OrjsonFormatter
 
 FIELDS: Final = {
     "request_id": "sluice.request_id",
@@ -87,19 +87,18 @@ def allowed(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
         )
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(OrjsonFormatter):
     """`{"time", "level", "event", …}`."""
 
-    def format(self, record: logging.LogRecord) -> str:
+    def add_fields(
+        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
+    ) -> None:
         created = datetime.fromtimestamp(record.created, UTC)
-        document: dict[str, Any] = {
-            "time": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "level": record.levelname,
-        }
+        log_data["time"] = created.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        log_data["level"] = record.levelname
         for name, value in allowed(record):
             # The conventions have a list, for there may be several choices.
-            document[_IN_JSON.get(name, name)] = [value] if name == "finish_reason" else value
-        return orjson.dumps(document, default=str).decode()
+            log_data[_IN_JSON.get(name, name)] = [value] if name == "finish_reason" else value
 
 
 class TextFormatter(logging.Formatter):
