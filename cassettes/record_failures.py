@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 import config_loader  # noqa: E402
+import wiring  # noqa: E402
 from call import Call  # noqa: E402
 from errors import CallError  # noqa: E402
 from provider.cassette import Provenance  # noqa: E402
@@ -64,7 +65,7 @@ async def record(name: str) -> None:
         recorded_at=datetime.now(UTC).isoformat(timespec="seconds"),
         recorded_by="cassettes/record_failures.py",
     )
-    router = server.make_router(
+    router = wiring.make_router(
         config,
         lambda *_: RecordingTransport(network, path, provenance, lambda count: None),
         clock=loop.time,

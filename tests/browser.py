@@ -18,6 +18,7 @@ from tornado.netutil import bind_sockets
 from upstream import Upstream
 
 import server
+import wiring
 from config import Config
 from handlers import Services
 from provider.embedded import Library
@@ -129,7 +130,7 @@ class House:
         self, config: Config, replay: bool, but: Callable[[Services], Services]
     ) -> str:
         library = Library.open(config.replay.cassettes) if replay else None
-        services = await self._servers.enter_async_context(server.wired(config, library))
+        services = await self._servers.enter_async_context(wiring.wired(config, library))
         http_server = server.make_server(but(services))
         sockets = bind_sockets(0, "127.0.0.1")
         http_server.add_sockets(sockets)

@@ -30,6 +30,7 @@ from upstream import RESET, Upstream
 
 import config_loader
 import server
+import wiring
 from config import Config, ProviderConfig
 from guards.gate import Gate
 from handlers import Services
@@ -377,7 +378,7 @@ class Sluice:
         recent = RecentCalls(wall_clock=self.wall_clock)
         self.services = Services(
             config=config,
-            router=server.make_router(
+            router=wiring.make_router(
                 config,
                 transport,
                 clock=loop_clock,
@@ -386,7 +387,7 @@ class Sluice:
             ),
             gate=self.gate,
             prices=prices,
-            settlement=server.make_settlement(
+            settlement=wiring.make_settlement(
                 self.gate,
                 prices,
                 filter(None, (metrics.record, window.add, recent.add, self.audit, traces)),

@@ -20,7 +20,7 @@ from browser import PHONE, House
 from conftest import make_settings
 from playwright.sync_api import Browser, expect
 
-import server
+import wiring
 from guards import keys
 from handlers import Services
 from telemetry.recent import RecentCalls
@@ -56,7 +56,7 @@ class Ahead:
         window = Window(clock=self.clock, wall_clock=self.wall_clock)
         recent = RecentCalls(wall_clock=self.wall_clock)
         sinks = (window.add, recent.add)
-        settlement = server.make_settlement(
+        settlement = wiring.make_settlement(
             services.gate, services.prices, sinks, clock=services.clock
         )
         return replace(services, window=window, recent=recent, settlement=settlement)

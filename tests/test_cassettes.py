@@ -11,7 +11,7 @@ import pytest
 import vcr
 
 import config_loader
-import server
+import wiring
 from guards.gate import Gate
 from handlers import Services, make_app
 from prices import Prices
@@ -89,7 +89,7 @@ def app(io_loop, waits):
             "OPENAI_API_KEY": "not-a-key",
         }
         settings = config_loader.load(ROOT / "config.ini", environ)
-        router = server.make_router(
+        router = wiring.make_router(
             settings,
             lambda name, provider: AiohttpTransport(
                 connect_s=1, max_response_bytes=1_000_000, max_stream_bytes=1_000_000
@@ -112,7 +112,7 @@ def app(io_loop, waits):
             router=router,
             gate=gate,
             prices=prices,
-            settlement=server.make_settlement(gate, prices, clock=loop.time),
+            settlement=wiring.make_settlement(gate, prices, clock=loop.time),
             window=Window(clock=loop.time, wall_clock=time.time),
             recent=RecentCalls(wall_clock=time.time),
             metrics=Metrics(),

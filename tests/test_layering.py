@@ -20,7 +20,15 @@ BASE = (
     "store.py",
     "trace_context.py",
 )
-TOP = ("server.py", "commands.py", "audit_view.py", "preflight.py", "probes.py", "reload.py")
+TOP = (
+    "server.py",
+    "wiring.py",
+    "commands.py",
+    "audit_view.py",
+    "preflight.py",
+    "probes.py",
+    "reload.py",
+)
 OURS = [
     *(ROOT / name for name in (*BASE, *TOP)),
     *(path for room in ROOMS for path in sorted((ROOT / room).glob("*.py"))),

@@ -11,8 +11,8 @@ from upstream import error, ok
 
 import preflight
 import probes
-import server
 import store
+import wiring
 from preflight import Finding, Host
 
 start = processes.start
@@ -131,7 +131,7 @@ def test_a_certificate_of_its_own_is_explained():
 def live(settings, upstream):
     async def run(**overrides):
         config = settings(base_url=upstream.url, **overrides)
-        router = server.router_for_check(config)
+        router = wiring.live_router(config)
         try:
             return await gathered(probes.live(config, router))
         finally:
