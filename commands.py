@@ -1,20 +1,14 @@
-"""The command line: what may be asked of server.py, and the commands that do not serve."""
+"""The command line: what may be asked of server.py, and those commands that only look at files."""
 
 import argparse
-import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import audit_view
 import config_loader
-import preflight
-import probes
 from config import Config
 from errors import ConfigError
 from guards import keys
-from preflight import Finding, Host
-from provider.router import Router
 
 
 def options(
@@ -63,37 +57,6 @@ def options(
     asked.config = getattr(asked, "config", here / "config.ini")
     asked.command = asked.command or "serve"
     return asked
-
-
-def check(
-    asked: argparse.Namespace,
-    load: Callable[[], Config],
-    host: Host,
-    make_router: Callable[[Config], Router],
-) -> int:
-    """Tell what would go wrong; the exit code."""
-    try:
-        found = asyncio.run(_findings(asked, load(), host, make_router))
-    except ConfigError as fault:
-        found = [Finding("fail", "configuration", str(fault))]
-    print(preflight.as_json(found) if asked.json else preflight.as_table(found))
-    return 1 if preflight.worst(found) == "fail" else 0
-
-
-async def _findings(
-    asked: argparse.Namespace,
-    config: Config,
-    host: Host,
-    make_router: Callable[[Config], Router],
-) -> list[Finding]:
-    found = [Finding("ok", "configuration", str(asked.config))]
-    found += preflight.findings(config, host)
-    found += [each async for each in probes.local(config)]
-    if asked.live:
-        router = make_router(config)
-        found += [each async for each in probes.live(config, router)]
-        await router.aclose()
-    return found
 
 
 def show(config: Config) -> int:

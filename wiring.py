@@ -39,11 +39,11 @@ from telemetry.metrics import Metrics
 from telemetry.recent import RecentCalls
 from telemetry.settlement import Settlement, Sink
 from telemetry.window import Window
+from version import VERSION
 
 if TYPE_CHECKING:
     from telemetry.traces import Traces
 
-VERSION: Final = "0.1.0"
 log: Final = logging.getLogger("sluice.server")
 
 

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, sync_pl
 from tornado.netutil import bind_sockets
 from upstream import Upstream
 
-import server
+import serving
 import wiring
 from config import Config
 from handlers import Services
@@ -131,7 +131,7 @@ class House:
     ) -> str:
         library = Library.open(config.replay.cassettes) if replay else None
         services = await self._servers.enter_async_context(wiring.wired(config, library))
-        http_server = server.make_server(but(services))
+        http_server = serving.make_server(but(services))
         sockets = bind_sockets(0, "127.0.0.1")
         http_server.add_sockets(sockets)
         self._servers.push_async_callback(http_server.close_all_connections)

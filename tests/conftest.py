@@ -29,7 +29,7 @@ from redis_server import RedisServer
 from upstream import RESET, Upstream
 
 import config_loader
-import server
+import serving
 import wiring
 from config import Config, ProviderConfig
 from guards.gate import Gate
@@ -38,6 +38,7 @@ from prices import Prices
 from provider.cassette import Provenance
 from provider.recorder import RecordingTransport
 from provider.transport import AiohttpTransport
+from server import HERE as ROOT  # which says where the tables of tokens are, too
 from store import Store
 from telemetry.audit import Audit
 from telemetry.metrics import Metrics
@@ -47,7 +48,6 @@ from telemetry.window import Window
 if TYPE_CHECKING:
     from telemetry.traces import Traces
 
-ROOT = Path(__file__).parent.parent
 KEY = "sk-test-key"
 HELLO = {"userMessage": "Hello"}
 JSON = ("Content-Type", "application/json")
@@ -401,7 +401,7 @@ class Sluice:
             mode="live",
             begin_trace=traces.begin if traces else None,
         )
-        self.http_server = server.make_server(self.services)
+        self.http_server = serving.make_server(self.services)
         sockets = bind_sockets(0, "127.0.0.1")
         self.http_server.add_sockets(sockets)
         self.port = sockets[0].getsockname()[1]
