@@ -23,8 +23,8 @@ from prices import known_price
 _ROUTER_KEEPS_S: Final = 90
 _ROUTER_SILENCE_S: Final = 55
 _KILLED_AFTER_S: Final = 30
-# To hear of the end, and to write the last lines.
-_FAREWELL_S: Final = 3
+# At worst: 2 to hear of the end, 2 for the audit, 1 for traces, 1 for the log.
+_FAREWELL_S: Final = 6
 # Listening, logs, Redis, the event loop, and clients between two calls.
 _OTHER_DESCRIPTORS: Final = 100
 
@@ -91,7 +91,7 @@ def _timers(config: Config, host: Host) -> Iterator[Finding]:
     yield _judged(not quiet, "heartbeat", found, "SLUICE_SERVER_HEARTBEAT_S=15")
     late = server.drain_s > _KILLED_AFTER_S - _FAREWELL_S
     found = f"{server.drain_s:g} s for calls in flight; killed {_KILLED_AFTER_S} s after SIGTERM"
-    yield _judged(not late, "drain", found, "SLUICE_SERVER_DRAIN_S=25")
+    yield _judged(not late, "drain", found, "SLUICE_SERVER_DRAIN_S=23")
     short = host.on_platform and server.idle_connection_s <= _ROUTER_KEEPS_S
     found = f"{server.idle_connection_s:g} s; the router keeps its own {_ROUTER_KEEPS_S} s"
     yield _judged(not short, "keep-alive", found, "SLUICE_SERVER_IDLE_CONNECTION_S=95")

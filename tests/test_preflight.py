@@ -37,7 +37,7 @@ def test_the_defaults_are_in_order(settings):
     ("overrides", "check", "mend"),
     [
         ({"server_heartbeat_s": 55}, "heartbeat", "SLUICE_SERVER_HEARTBEAT_S=15"),
-        ({"server_drain_s": 28}, "drain", "SLUICE_SERVER_DRAIN_S=25"),
+        ({"server_drain_s": 28}, "drain", "SLUICE_SERVER_DRAIN_S=23"),
         ({"server_idle_connection_s": 60}, "keep-alive", "SLUICE_SERVER_IDLE_CONNECTION_S=95"),
         ({}, "routers", "SLUICE_SERVER_TRUSTED_HOPS=1"),
         ({"auth_mode": "public"}, "limits", "SLUICE_LIMIT_TOTAL_USD_PER_DAY=20"),
