@@ -28,7 +28,7 @@ from guards.texts import packed, places
 
 _PER_MESSAGE: Final = 3
 _PER_PROMPT: Final = 3
-_WEIGHED: Final = ("tools", "functions", "response_format")
+_WEIGHED: Final = ("tools", "functions", "response_format", "prediction")
 # At high detail, of eight tiles; the provider's own count is charged in the end.
 _PER_IMAGE: Final = 1445
 # Base64 of a scanned page or of speech: rather too few.

@@ -7,7 +7,8 @@ Rules of this module:
 
 - The document is one piece, made when it is first asked for: each schema file becomes a
   component, and references between files become references within the document.
-- It says what this server will take: its models, its longest answer, and no route that is off.
+- It says what this server will take: the models that everybody may ask, its longest answer, and
+  no route that is off.
 """
 
 import json
@@ -70,7 +71,9 @@ def _localized(document: dict[str, Any], name: str) -> set[str]:
 
 def _narrow(fields: dict[str, Any], config: Config) -> None:
     """Say of a request's fields what is true of this server."""
-    fields["model"]["enum"] = list(config.models)
+    if config.auth.mode in ("none", "public"):  # else it depends on who asks
+        models = config.models.items()
+        fields["model"]["enum"] = [name for name, model in models if not model.callers]
     longest = max(model.max_tokens_limit for model in config.models.values())
     for name in _LENGTH_FIELDS:
         if name in fields:

@@ -216,6 +216,7 @@ class _Output:
                 }
             )
         index = self._calls[number]
+        self.items[index]["name"] = self.items[index]["name"] or function.get("name") or ""
         if arguments := function.get("arguments"):
             self.items[index]["arguments"] += arguments
             yield {

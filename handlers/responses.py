@@ -13,6 +13,8 @@ Rules of this module:
 
 from typing import Any, Final
 
+import orjson
+
 from call import Call
 from handlers.answer import Format
 from handlers.body import Schema, invalid
@@ -40,7 +42,7 @@ class ResponsesHandler(OpenAICallHandler):
 
     def read_request(self, call: Call) -> Format:
         fields = self.read_fields(call, _REQUEST, frozenset())
-        asked = dict(fields)
+        asked = orjson.loads(orjson.dumps(fields))  # redaction works on the other
         self.read_model(call, fields, "max_output_tokens")
         self.take_messages(call, _messages(fields))
         if not call.messages:

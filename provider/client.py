@@ -62,6 +62,11 @@ class Provider:
             http_client=LeanClient(transport),
         )
 
+    def is_same(self, other: "Provider") -> bool:
+        """Whether this asks the same provider, as the same customer."""
+        own, its = self.config, other.config
+        return (own.base_url, own.api_key) == (its.base_url, its.api_key)
+
     async def aclose(self) -> None:
         await self._openai.close()
 

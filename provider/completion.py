@@ -17,7 +17,13 @@ from provider.sse import Event
 from provider.translate import body_error
 
 DONE: Final = b"[DONE]"
-_NOT_SAID: Final = frozenset(("role", "id", "type"))
+# Names, and what is data: sound is not counted in words.
+_NOT_SAID: Final = frozenset(
+    ("role", "id", "type", "data", "format", "signature", "encrypted_content")
+)
+_REASONS: Final = frozenset(("stop", "length", "content_filter", "tool_calls", "function_call"))
+# More than any model has ever been asked; nothing could count with it.
+_MAX_TOKENS: Final = 10**9
 _WORDS: Final = {"content"}
 _MAX_LEVELS: Final = 100
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
@@ -29,7 +35,7 @@ class Completion(NamedTuple):
     document: dict[str, Any]
     """The provider's own; each choice has a message and a finish reason."""
     finish_reason: str
-    """Of the first choice."""
+    """Of the first choice; `other` for words that are the provider's own."""
     usage: Usage | None
 
 
@@ -47,7 +53,11 @@ class Delta(NamedTuple):
     @property
     def is_content(self) -> bool:
         """Whether a caller who saw this has seen some of the answer."""
-        return bool(self.said) or any(reason for _, reason in self.choices)
+        return (
+            bool(self.said)
+            or any(reason for _, reason in self.choices)
+            or any((choice.get("delta") or {}).get("audio") for choice in self.document["choices"])
+        )
 
 
 def parse_completion(body: bytes) -> Completion:
@@ -64,11 +74,11 @@ def parse_completion(body: bytes) -> Completion:
     for choice in choices:
         if not _text(choice.get("finish_reason")) or not isinstance(choice.get("message"), dict):
             raise _garbage("no_choice")
-    finish_reason: str = choices[0]["finish_reason"]
+    finish_reason = _reason(choices[0])
     words = said(choices, "message")
     if finish_reason == "content_filter" and not words:
         raise CallError("prompt_rejected", "content_filter")
-    return Completion(document, finish_reason, usage_of(document))
+    return Completion(document, finish_reason or "other", usage_of(document))
 
 
 def parse_event(event: Event) -> Delta:
@@ -81,7 +91,7 @@ def parse_event(event: Event) -> Delta:
     if event.name == b"error":
         raise body_error(document)
     choices = _choices(document)  # none: usage alone, or Azure's prompt filter results
-    ends = [(_index(choice), _text(choice.get("finish_reason")) or None) for choice in choices]
+    ends = [(_index(choice), _reason(choice)) for choice in choices]
     return Delta(document, said(choices, "delta"), ends, usage_of(document))
 
 
@@ -173,6 +183,12 @@ def _text(value: object) -> str:
     return value
 
 
+def _reason(choice: dict[str, Any]) -> str | None:
+    """Why this choice ended, in words that are known: any others might be somebody's prompt."""
+    reason = _text(choice.get("finish_reason"))
+    return reason if reason in _REASONS else "other" if reason else None
+
+
 def usage_of(document: dict[str, Any]) -> Usage | None:
     """Token counts, or None where the provider sent none it is possible to believe."""
     value = document.get("usage")
@@ -181,7 +197,7 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
     prompt, completion = value.get("prompt_tokens"), value.get("completion_tokens")
     total = value.get("total_tokens")
     counts = (prompt, completion, total)
-    if any(type(count) is not int or count < 0 for count in counts):
+    if any(type(count) is not int or not 0 <= count <= _MAX_TOKENS for count in counts):
         return None
     details = value.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else 0

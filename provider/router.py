@@ -64,7 +64,8 @@ class Router:
         self.retry.reconfigure(config.retry, self.circuits)
         for name, circuit in self.circuits.items():
             circuit.config = config.circuit
-            if self.providers[name] is not former.providers.get(name):
+            before = former.providers.get(name)
+            if before is None or not self.providers[name].is_same(before):
                 circuit.reset()
         return [
             provider

@@ -90,7 +90,7 @@ class Metrics:
         model = call.model
         self._calls(call.route, model, code, str(settled.status)).inc()
         # Refusals are quick, who left saw no end, and a recording is nobody's speed.
-        if not call.replayed and (code == "completed" or settled.status >= 500):
+        if call.attempts and not call.replayed and (code == "completed" or settled.status >= 500):
             self._record_times(settled)
         if settled.counted_by is not None:
             self._tokens(model, "prompt", settled.counted_by).inc(settled.prompt_tokens)

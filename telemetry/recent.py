@@ -14,9 +14,6 @@ from call import Call
 from telemetry.settlement import Settled
 
 KEPT: Final = 200
-_FINISH_REASONS: Final = frozenset(
-    ("stop", "length", "content_filter", "tool_calls", "function_call")
-)
 
 
 class RecentAttempt(NamedTuple):
@@ -95,7 +92,7 @@ class RecentCalls:
                 answer_tokens=settled.answer_tokens,
                 counted_by=settled.counted_by,
                 usd=settled.usd,
-                finish_reason=_finish_reason(call),
+                finish_reason=call.finish_reason,
                 cut=call.cut,
                 replayed=call.replayed,
                 redactions=sum(call.redactions.values()),
@@ -119,9 +116,3 @@ def _attempts(call: Call, now: float) -> tuple[RecentAttempt, ...]:
         )
         for attempt in call.timeline
     )
-
-
-def _finish_reason(call: Call) -> str | None:
-    if call.finish_reason is None or call.finish_reason in _FINISH_REASONS:
-        return call.finish_reason
-    return "other"

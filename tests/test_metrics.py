@@ -114,12 +114,16 @@ async def test_what_was_refused_is_counted_and_not_timed(
     await server.chat()
     await server.chat({})
     await server.chat({**HELLO, "model": "no-such-model"})
-    await server.calls.wait(4)
+    server.gate.admission.draining = True
+    await server.chat()
+    server.gate.admission.draining = False
+    await server.calls.wait(5)
 
     seen = await scrape(server)
     assert seen.of("sluice_limit_refusals_total", rule="ip-requests-per-minute") == 1
     for code, model in (
         ("rate_limited", "gpt-4o-mini"),
+        ("draining", "gpt-4o-mini"),
         ("invalid_request", ""),
         ("model_not_found", ""),
     ):

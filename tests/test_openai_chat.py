@@ -221,6 +221,45 @@ async def test_an_engine_that_leaves_fields_out(sluice, upstream, sdk):
     assert (answer.choices[0].index, answer.choices[0].message.role) == (0, "assistant")
 
 
+async def test_sound_is_not_counted_in_words(sluice, upstream, sdk):
+    def sound(data: str) -> bytes:
+        return event({"choices": [{"index": 0, "delta": {"audio": {"data": data}}}]})
+
+    upstream.will(stream(*[sound("UklGRiQAAABXQVZF" * 2000)] * 300, finish(), DONE))
+    server = await sluice()
+    chunks = [each async for each in await sdk(server).chat.completions.create(**ASK, stream=True)]
+    assert len(chunks) == 301
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert (await server.record()).cut is None
+
+
+async def test_a_prediction_has_its_weight(sluice, sdk):
+    server = await sluice()
+    prediction = {"type": "content", "content": "word " * 9000}
+    with pytest.raises(openai.APIStatusError) as caught:
+        await sdk(server).chat.completions.create(**ASK, prediction=prediction)
+    assert caught.value.code == "prompt_too_long"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_reason_in_the_providers_own_words_goes_nowhere(sluice, upstream, sdk, streams):
+    canary = "your prompt was my secret"
+    upstream.will(answer_stream("Hi", reason=canary) if streams else ok(finish_reason=canary))
+    server = await sluice()
+    answer = await sdk(server).chat.completions.create(**ASK, stream=streams)
+    if streams:
+        assert [each async for each in answer]
+    assert (await server.record()).finish_reason == "other"
+
+
+async def test_counts_that_nobody_can_believe_are_ours(sluice, upstream, sdk):
+    upstream.will(ok(usage=usage_of(2**63, 2**63)))
+    server = await sluice()
+    await sdk(server).chat.completions.create(**ASK)
+    record = await server.record()
+    assert (record.counted_by, record.charged_tokens) == ("estimated", 10)
+
+
 # Tools
 
 

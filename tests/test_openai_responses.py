@@ -208,6 +208,25 @@ async def test_functions_are_called_in_a_stream(sluice, upstream, sdk):
     assert {item.status for item in final.output} == {"completed"}
 
 
+async def test_a_function_whose_name_comes_late(sluice, upstream, sdk):
+    def part(**fields: Any) -> bytes:
+        return event({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, **fields}]}}]})
+
+    late = part(function={"name": "mail", "arguments": "{}"})
+    upstream.will(stream(part(id="a"), late, finish("tool_calls"), DONE))
+    events = await events_of(sdk(await sluice()), tools=[TOOL])
+    assert events[-1].response.output[0].name == "mail"
+
+
+async def test_what_is_given_back_is_what_was_asked(sluice, upstream, sdk):
+    upstream.will(ok())
+    described = {**TOOL, "description": "Mails ada@example.com"}
+    response = await sdk(await sluice()).responses.create(**ASK, tools=[described])
+    assert response.tools[0].description == "Mails ada@example.com"
+    sent = upstream.requests[0].json["tools"][0]["function"]["description"]
+    assert sent == "Mails [EMAIL_1]"
+
+
 async def test_a_refusal(sluice, upstream, sdk):
     def refused(text: str) -> bytes:
         return event({"choices": [{"index": 0, "delta": {"refusal": text}}]})

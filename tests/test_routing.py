@@ -1,6 +1,7 @@
 """Models by name, over real sockets: who is asked, who is passed over, and who may ask."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,30 @@ async def test_an_open_circuit_costs_no_attempt(routed, upstream, other):
     health = (await server.fetch("GET", "/readyz")).json
     assert health["circuits"] == {"default": "open", "other": "closed"}
     assert server.calls.records[-1].attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [({"first_token_s": 1}, "open"), ({"base_url": "http://127.0.0.1:9/v1"}, "closed")],
+    ids=["timer", "address"],
+)
+async def test_a_circuit_is_forgotten_with_its_provider_alone(
+    routed, upstream, other, change, state
+):
+    upstream.will(error(503))
+    other.will(good())
+    server = await routed(circuit_min_calls=1)
+    assert (await server.chat()).status == 200
+    router, providers = server.services.router, server.config.providers
+    default = replace(providers["default"], **change)
+    config = replace(server.config, providers={**providers, "default": default})
+
+    changed = router.reconfigured(config)
+    for provider in changed.commit(config, router):
+        await provider.aclose()
+
+    assert changed.circuits["default"].state == state
+    await changed.aclose()
 
 
 async def test_when_all_circuits_are_open_the_server_is_not_ready(routed, upstream, other):
