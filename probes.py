@@ -98,8 +98,11 @@ async def _never_used(name: str, ttl_s: float) -> bool:
 async def _redis(config: StoreConfig) -> Finding:
     if not config.redis_url:
         return Finding("ok", "redis", "none: limits are counted by each process for itself")
+    try:
+        redis = connection(config)
+    except ConfigError as fault:
+        return Finding("fail", "redis", str(fault), "REDIS_URL=…")
     where = urlsplit(config.redis_url)
-    redis = connection(config)
     began = time.monotonic()
     try:
         async with asyncio.timeout(_TIMEOUT_S):

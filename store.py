@@ -21,6 +21,7 @@ from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Final
 
 from config import StoreConfig
+from errors import ConfigError
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -45,6 +46,9 @@ class Store:
 
     Args:
         clock: seconds on a monotonic clock.
+
+    Raises:
+        ConfigError: the address cannot be one.
     """
 
     def __init__(self, config: StoreConfig, *, clock: Callable[[], float]) -> None:
@@ -112,20 +116,29 @@ def connection(config: StoreConfig) -> "Redis":
     """The client of this Redis, not yet connected.
 
     Raises:
-        ValueError: the address has a part that redis-py does not know.
+        ConfigError: the address has a part that redis-py does not know.
     """
     from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
+    from redis.exceptions import RedisError
 
-    return Redis.from_pool(
-        BlockingConnectionPool.from_url(
+    try:
+        pool = BlockingConnectionPool.from_url(
             config.redis_url,
             max_connections=_CONNECTIONS,
             timeout=config.timeout_s,
             retry=Retry(NoBackoff(), 0),
         )
-    )
+        # Else unknown parameters would come to light with the first call.
+        pool.make_connection()  # type: ignore[no-untyped-call]
+    except (AttributeError, RedisError, TypeError, ValueError):
+        # Its words are not told, for the address may hold a password.
+        raise ConfigError(
+            "REDIS_URL: redis-py cannot use this address: look at its port, and at what is "
+            "after its question mark"
+        ) from None
+    return Redis.from_pool(pool)
 
 
 def _reason(error: Exception) -> str | None:

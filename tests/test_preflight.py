@@ -13,6 +13,7 @@ import preflight
 import probes
 import store
 import wiring
+from errors import ConfigError
 from preflight import Finding, Host
 
 start = processes.start
@@ -117,6 +118,28 @@ async def test_a_redis_that_is_down_is_a_failure_without_its_password(settings):
     assert "canary" not in repr(found)
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        ":99999",
+        ":port",
+        "?max_connections=x",
+        "?foo=bar",
+        "?protocol=9",
+        "?retry=x",
+        "?ssl_cert_reqs=none",
+    ],
+)
+async def test_an_address_that_cannot_be_is_one_line_without_its_password(settings, rest):
+    config = settings(redis_url=f"redis://:canary@127.0.0.1{rest}")
+    found = of(await gathered(probes.local(config)), "redis")
+    assert (found.level, "REDIS_URL: redis-py cannot use" in found.found) == ("fail", True)
+    assert "canary" not in repr(found)
+    with pytest.raises(ConfigError) as caught:
+        store.Store(config.store, clock=float)
+    assert str(caught.value) == found.found
+
+
 def test_a_certificate_of_its_own_is_explained():
     failed = ConnectionError("Error 1 connecting")
     failed.__cause__ = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] self")
@@ -188,6 +211,17 @@ async def test_settings_that_cannot_be_are_one_failure():
     code, output, errors = await finished("check", PORT="99999")
     assert (code, errors) == (1, "")
     assert output.startswith("fail  configuration  PORT")
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+async def test_a_redis_address_that_cannot_be_is_one_line_of_either_command(command):
+    code, output, errors = await finished(
+        command, PORT="0", REDIS_URL="redis://:canary@localhost?foo=bar"
+    )
+    told = output if command == "check" else errors
+    assert (code, "REDIS_URL: redis-py cannot use this address" in told) == (1, True)
+    assert "Traceback" not in errors
+    assert "canary" not in output + errors
 
 
 async def test_a_start_logs_what_is_hardly_meant(start):
