@@ -2,13 +2,14 @@
 
 import argparse
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import preflight
 import probes
 from config import Config
 from errors import ConfigError
 from preflight import Finding, Host
+from telemetry.tracing import tracing
 from wiring import live_router
 
 
@@ -16,10 +17,17 @@ def check(
     asked: argparse.Namespace,
     load: Callable[[], Config],
     host: Host,
+    environment: Mapping[str, str],
 ) -> int:
-    """Tell what would go wrong; the exit code."""
+    """Tell what would go wrong; the exit code.
+
+    Args:
+        load: reads the settings.
+        environment: what OpenTelemetry's variables are in.
+    """
     try:
         found = asyncio.run(_findings(asked, load(), host))
+        found.append(_traces(environment))
     except ConfigError as fault:
         found = [Finding("fail", "configuration", str(fault))]
     print(preflight.as_json(found) if asked.json else preflight.as_table(found))
@@ -39,3 +47,11 @@ async def _findings(
         found += [each async for each in probes.live(config, router)]
         await router.aclose()
     return found
+
+
+def _traces(environment: Mapping[str, str]) -> Finding:
+    try:
+        made = tracing(environment)
+    except ConfigError as fault:
+        return Finding("fail", "traces", str(fault))
+    return Finding("ok", "traces", "are sent as OTLP" if made else "none are asked for")

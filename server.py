@@ -52,15 +52,15 @@ def main(argv: list[str] | None = None) -> int:
             # Here and below, for the SDK alone takes longer to load than other commands to run.
             from checking import check
 
-            return check(options, load, _host())
+            return check(options, load, _host(), _environment(options))
         config = load()
         if options.command == "audit":
             return audit_view.show(config.audit, options)
         if options.command == "config":
             return commands.show(config)
-        traced = tracing(_environment(options))
         if options.command == "keys":
             return commands.manage_keys(config, options)
+        traced = tracing(_environment(options))
         if options.command == "record":
             _check_recording(config, options.cassette)
         logs.configure(config.log.level, config.log.format, colour=not os.environ.get("NO_COLOR"))

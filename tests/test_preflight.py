@@ -224,6 +224,25 @@ async def test_a_redis_address_that_cannot_be_is_one_line_of_either_command(comm
     assert "canary" not in output + errors
 
 
+async def test_traces_that_cannot_be_are_a_failure_of_check_but_not_of_keys(tmp_path):
+    bad = {"OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4318"}
+    code, output, errors = await finished("check", **bad)
+    assert (code, errors) == (1, "")
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT: must be an address like" in output
+    (tmp_path / "keys.ini").touch()
+    listed = await finished("keys", "list", SLUICE_AUTH_KEYS_FILE=str(tmp_path / "keys.ini"), **bad)
+    assert listed == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "told"), [("http://localhost:4318", "are sent"), ("", "none")]
+)
+async def test_whether_there_are_traces_is_told(endpoint, told):
+    _, output, _ = await finished("check", "--json", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+    (found,) = (each for each in json.loads(output)["checks"] if each["check"] == "traces")
+    assert (found["level"], found["found"].startswith(told)) == ("ok", True)
+
+
 async def test_a_start_logs_what_is_hardly_meant(start):
     server = await start(SLUICE_SERVER_DRAIN_S="28")
     line = await server.line("preflight")
