@@ -10,6 +10,7 @@ from config import Config
 from errors import ConfigError
 from preflight import Finding, Host
 from telemetry.tracing import tracing
+from version import VERSION
 from wiring import live_router
 
 
@@ -52,6 +53,8 @@ async def _findings(
 def _traces(environment: Mapping[str, str]) -> Finding:
     try:
         made = tracing(environment)
+        if made:
+            made(VERSION).close()
     except ConfigError as fault:
         return Finding("fail", "traces", str(fault))
     return Finding("ok", "traces", "are sent as OTLP" if made else "none are asked for")

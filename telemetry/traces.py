@@ -41,6 +41,7 @@ from opentelemetry.trace import (
 )
 
 from call import Attempt, Call
+from errors import ConfigError
 from telemetry.settlement import Settled
 from trace_context import Parent, TraceContext, new_span_id, new_trace_id, parent_of
 
@@ -60,16 +61,22 @@ class Traces:
     Args:
         version: of this server.
         wall_clock_ns: nanoseconds since the epoch.
+
+    Raises:
+        ConfigError: one of OpenTelemetry's variables cannot be.
     """
 
     def __init__(self, version: str, *, wall_clock_ns: Callable[[], int] = time.time_ns) -> None:
         own = Resource({"service.name": "sluice", "service.version": version})
         self._resource = Resource.create().merge(own).merge(OTELResourceDetector().detect())
         self._scope = InstrumentationScope("sluice", version)
-        # Made for its sampler, which OTEL_TRACES_SAMPLER names.
-        self._sampler = TracerProvider(resource=self._resource, shutdown_on_exit=False).sampler
-        self._exporter = OTLPSpanExporter()
-        self._processor = BatchSpanProcessor(self._exporter)
+        try:
+            # Made for its sampler, which OTEL_TRACES_SAMPLER names.
+            self._sampler = TracerProvider(resource=self._resource, shutdown_on_exit=False).sampler
+            self._exporter = OTLPSpanExporter()
+            self._processor = BatchSpanProcessor(self._exporter)
+        except ValueError as fault:
+            raise ConfigError(f"OTEL_… variables: {fault}") from None
         self._wall_clock_ns = wall_clock_ns
 
     def begin(self, traceparent: str, tracestate: str) -> TraceContext:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import HELLO, KEY, ROOT, Sluice, StartSluice, chat
-from processes import Start, start  # noqa: F401
+from processes import Start, finished, start  # noqa: F401
 from tornado.ioloop import IOLoop
 from upstream import (
     DONE,
@@ -428,12 +428,71 @@ async def test_a_receiver_that_fails_hurts_no_call_and_no_end(
             },
             "OTEL_EXPORTER_OTLP_PROTOCOL: must be http/protobuf, or not set",
         ),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4317",
+                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            },
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: must be http/protobuf, or not set",
+        ),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318",
+                "OTEL_EXPORTER_OTLP_TIMEOUT": "abc",
+            },
+            "OTEL_EXPORTER_OTLP_TIMEOUT: must be a number of seconds",
+        ),
     ],
 )
 def test_a_fault_is_one_line(variables: dict[str, str], told: str) -> None:
     with pytest.raises(ConfigError) as caught:
         tracing(variables)
     assert str(caught.value) == told
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "abc", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "9999", "max_export_batch_size must be"),
+    ],
+)
+async def test_what_the_sdk_refuses_is_one_line_of_either_command(
+    command: str, name: str, value: str, fault: str
+) -> None:
+    code, output, errors = await finished(
+        command,
+        PORT="0",
+        **{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", name: value},
+    )
+    told = output if command == "check" else errors
+    assert (code, f"OTEL_… variables: {fault}" in told) == (1, True)
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("variables", "made"),
+    [
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": ""}, Traces),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": " ", "OTEL_EXPORTER_OTLP_TIMEOUT": ""}, Traces),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            },
+            Traces,
+        ),
+        ({"OTEL_TRACES_EXPORTER": "none"}, None),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, Traces),
+    ],
+)
+def test_variables_mean_what_opentelemetry_says(
+    variables: dict[str, str], made: type[Traces] | None
+) -> None:
+    on = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}
+    assert tracing(on | variables) is made
 
 
 # A program of its own, for the tests have imported all of it. Not all of OpenTelemetry is looked
