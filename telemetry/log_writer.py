@@ -17,6 +17,7 @@ import logging
 import os
 import select
 from collections import deque
+from itertools import accumulate
 from threading import Thread
 from typing import Final
 
@@ -51,13 +52,8 @@ class LogWriter(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            if len(self._queue) >= self._lines:
-                self.dropped += 1
-                return
-            if untold := self.dropped - self._told:
-                self._told += untold
-                self._put(_notice(untold))
-            self._put(record)
+            if self._has_place():
+                self._put(self._line(record))
         except Exception:
             self.handleError(record)
 
@@ -67,10 +63,24 @@ class LogWriter(logging.Handler):
             thread.join(_END_S)
         super().close()
 
-    def _put(self, record: logging.LogRecord) -> None:
-        line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+    def _has_place(self) -> bool:
+        """Whether one more line may wait; if not, it is counted."""
+        if len(self._queue) < self._lines:
+            return True
+        self.dropped += 1
+        return False
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return _encoded(self.format(record))
+
+    def _put(self, line: bytes) -> None:
+        if untold := self.dropped - self._told:
+            self._told += untold
+            # One with the line, so that no notice is counted where both are lost.
+            line = self._line(_notice(untold)) + line
         if self._thread is None and self._has_room(line):
-            self._write(line)
+            line = self._written_at_once(line)
+        if not line:
             return
         self._queue.append(line)
         if self._thread is None:
@@ -80,23 +90,43 @@ class LogWriter(logging.Handler):
     def _has_room(self, line: bytes) -> bool:
         return self._ready is not None and len(line) <= _AT_ONCE_BYTES and bool(self._ready.poll(0))
 
+    def _written_at_once(self, line: bytes) -> bytes:
+        """What is left of the line."""
+        try:
+            return line[os.write(self._descriptor, line) :]
+        except BlockingIOError:  # whoever shares the descriptor has made it so, and has filled it
+            return line
+        except OSError:
+            self.dropped += 1
+            return b""
+
     def _run(self) -> None:
         while True:
             with self._guard:
                 if not self._queue:
                     self._thread = None
                     return
-                data = b"".join(self._queue)
+                lines = list(self._queue)
                 self._queue.clear()
-            self._write(data)
+            self._write(lines)
 
-    def _write(self, data: bytes) -> None:
-        try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
-        except OSError:  # the reader is gone, or the disk is full
-            with self._guard:
-                self.dropped += data.count(b"\n")
+    def _write(self, lines: list[bytes]) -> None:
+        data, written = memoryview(b"".join(lines)), 0
+        while written < len(data):
+            try:
+                if self._ready:
+                    self._ready.poll()
+                written += os.write(self._descriptor, data[written:])
+            except BlockingIOError:
+                continue
+            except OSError:  # the reader is gone, or the disk is full
+                with self._guard:
+                    self.dropped += sum(end > written for end in accumulate(map(len, lines)))
+                return
+
+
+def _encoded(line: str) -> bytes:
+    return f"{line}\n".encode(errors="backslashreplace")
 
 
 def _notice(dropped: int) -> logging.LogRecord:

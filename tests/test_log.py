@@ -277,13 +277,35 @@ def test_a_pipe_that_nobody_reads_holds_up_nobody(pipe):
     handler.close()
 
 
-def test_lines_stay_in_order_and_whole_whatever_their_length(pipe):
+@pytest.mark.parametrize("blocking", [True, False])
+def test_lines_stay_in_order_and_whole_whatever_their_length(pipe, blocking):
     reader, descriptor = pipe
+    os.set_blocking(descriptor, blocking)
     handler = log_writer(descriptor, lines=500)
     for number in range(200):
         handler.handle(record(f"{number} {'x' * (number % 7) * 1000}"))
     lines = written_to(reader, 200)
     assert [int(line["event"].split()[0]) for line in lines] == list(range(200))
+    handler.close()
+    assert handler.dropped == 0
+
+
+def test_what_does_not_go_at_once_is_left_to_the_thread(pipe, monkeypatch):
+    reader, descriptor = pipe
+    write, turns = os.write, iter([0, 7])
+
+    def full_at_first(number, data):
+        """Takes nothing, then a part, then all, as a descriptor that others write to as well."""
+        taken = next(turns, len(data))
+        if not taken:
+            raise BlockingIOError
+        return write(number, data[:taken])
+
+    monkeypatch.setattr(os, "write", full_at_first)
+    handler = log_writer(descriptor, lines=5)
+    handler.handle(record("first"))
+    handler.handle(record("second"))
+    assert [line["event"] for line in written_to(reader, 2)] == ["first", "second"]
     handler.close()
     assert handler.dropped == 0
 
@@ -303,6 +325,9 @@ def test_a_reader_that_is_gone_is_counted():
     reader, descriptor = os.pipe()
     os.close(reader)
     handler = log_writer(descriptor, lines=5)
-    handler.handle(record("lost"))
+    for _ in range(5):
+        handler.handle(record("lost"))
+    handler.handle(record("x" * 5000))  # by the thread
+    handler.close()
     os.close(descriptor)
-    assert handler.dropped == 1
+    assert handler.dropped == 6
