@@ -9,11 +9,11 @@ Rules of this module:
   has no field that could hold them.
 - The event loop does not wait for a disk: a thread writes. What it does not keep up with is
   dropped, and counted in the log.
+- Standard output has one writer, the log's: lines of two would be written into one another.
 """
 
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from hashlib import sha256
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from queue import Full, Queue
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 import orjson
 
@@ -32,6 +32,7 @@ from call import Attempt, Call
 from config import AuditConfig
 from documents import leaves
 from errors import ConfigError
+from telemetry.log import write
 from telemetry.settlement import Settled
 
 log: Final = logging.getLogger("sluice.audit")
@@ -224,16 +225,15 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 1)
 
 
-class _Writing(logging.Handler):
+class _Stdout(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        write(record.getMessage())
+
+
+class _File(RotatingFileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         log.error("audit_failed", exc_info=True)  # logging's own would print the line
 
-
-class _Stdout(_Writing, logging.StreamHandler[TextIO]):
-    pass
-
-
-class _File(_Writing, RotatingFileHandler):
     def _open(self) -> TextIOWrapper:
         opener = partial(os.open, mode=0o600)  # it may hold what people wrote
         return open(self.baseFilename, "a", encoding="utf-8", opener=opener)
@@ -241,7 +241,7 @@ class _File(_Writing, RotatingFileHandler):
 
 def _handler(config: AuditConfig) -> logging.Handler:
     if config.destination == "stdout":
-        return _Stdout(sys.stdout)
+        return _Stdout()
     try:
         return _File(
             config.destination,

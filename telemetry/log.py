@@ -37,7 +37,16 @@ def set_level(level: str) -> None:
     logging.getLogger("sluice").setLevel(level)
 
 
+def write(line: str) -> None:
+    """Write a line of JSON to standard output in its turn: two writers would mix their lines."""
+    for each in _writers():
+        each.write(line)
+
+
 def dropped() -> int:
     """How many lines were dropped, for standard output was not read."""
-    handlers = logging.getLogger().handlers
-    return sum(each.dropped for each in handlers if isinstance(each, LogWriter))
+    return sum(each.dropped for each in _writers())
+
+
+def _writers() -> list[LogWriter]:
+    return [each for each in logging.getLogger().handlers if isinstance(each, LogWriter)]

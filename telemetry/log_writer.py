@@ -22,6 +22,7 @@ from threading import Thread
 from typing import Final
 
 _LINES: Final = 10_000
+_AHEAD_OF_LONG: Final = 256
 _AT_ONCE_BYTES: Final = 4096  # PIPE_BUF of Linux; elsewhere it is less, and nobody stalls for long
 _END_S: Final = 1.0
 
@@ -52,10 +53,16 @@ class LogWriter(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            if self._has_place():
+            if self._has_place(self._lines):
                 self._put(self._line(record))
         except Exception:
             self.handleError(record)
+
+    def write(self, line: str) -> None:
+        """Write this line among those of the log, as it is; it may be long, so few may wait."""
+        with self._guard:
+            if self._has_place(_AHEAD_OF_LONG):
+                self._put(_encoded(line))
 
     def close(self) -> None:
         """Write what is queued, for a second at most; `logging` calls this at the end."""
@@ -63,9 +70,9 @@ class LogWriter(logging.Handler):
             thread.join(_END_S)
         super().close()
 
-    def _has_place(self) -> bool:
-        """Whether one more line may wait; if not, it is counted."""
-        if len(self._queue) < self._lines:
+    def _has_place(self, lines: int) -> bool:
+        """Whether fewer lines than these wait; if not, one is dropped."""
+        if len(self._queue) < lines:
             return True
         self.dropped += 1
         return False

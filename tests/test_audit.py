@@ -1,8 +1,10 @@
 """The audit: which calls are kept, what of them, where, and how they are shown."""
 
+import fcntl
 import io
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -40,6 +42,8 @@ from errors import CallError, ConfigError
 from prices import Prices
 from telemetry import audit
 from telemetry.audit import Audit, ConsentedRecord, Record, is_sample
+from telemetry.log_format import JsonFormatter
+from telemetry.log_writer import LogWriter
 from telemetry.settlement import Settled, Settlement
 
 CONSENT = ("X-Audit-Consent", "true")
@@ -342,12 +346,42 @@ def test_the_file_rotates_and_is_its_owners(tmp_path: Path) -> None:
     assert samples(path)[-1]["request_id"] == "id-39"
 
 
-def test_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
-    sink = Audit(config_of("stdout"), wall_clock=lambda: 1.5)
-    sink(settled())
-    sink.close()
-    [line] = capsys.readouterr().out.splitlines()
-    assert json.loads(line)["time"] == "1970-01-01T00:00:01.500Z"
+def test_standard_output_has_whole_lines_of_samples_and_of_the_log() -> None:
+    reader, descriptor = os.pipe()
+    fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, 4096)
+    writer = LogWriter(descriptor)
+    writer.setFormatter(JsonFormatter())
+    logging.getLogger().addHandler(writer)
+    try:
+        sink = Audit(config_of("stdout"), wall_clock=lambda: 1.5)
+        for number in range(50):
+            sink(settled(f"id-{number}", model="m" * 6000))
+            logging.getLogger("sluice.test").warning("between")
+        written = b""
+        while written.count(b"\n") < 100:
+            written += os.read(reader, 65_536)
+        sink.close()
+    finally:
+        logging.getLogger().removeHandler(writer)
+        writer.close()
+        os.close(reader)
+        os.close(descriptor)
+    lines = [json.loads(line) for line in written.splitlines()]
+    kept = [line for line in lines if line["event"] == "audit"]
+    assert [line["request_id"] for line in kept] == [f"id-{number}" for number in range(50)]
+    assert {line["time"] for line in kept} == {"1970-01-01T00:00:01.500Z"}
+    assert sum(line["event"] == "between" for line in lines) == 50
+
+
+async def test_a_server_writes_samples_to_its_standard_output(
+    start: Start,  # noqa: F811
+) -> None:
+    server = await start(SLUICE_AUDIT_DESTINATION="stdout", SLUICE_AUDIT_SUCCESS_RATE="1")
+    assert (await server.ask(chat(HELLO))).status == 200
+    sample = await server.line("audit")
+    assert (sample["code"], sample["route"]) == ("completed", "/api/chat")
+    server.signal(signal.SIGTERM)
+    assert await server.ended() == 0
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

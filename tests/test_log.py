@@ -310,6 +310,20 @@ def test_what_does_not_go_at_once_is_left_to_the_thread(pipe, monkeypatch):
     assert handler.dropped == 0
 
 
+def test_few_long_lines_wait_for_a_reader(pipe):
+    reader, descriptor = pipe
+    handler = log_writer(descriptor, lines=5000)
+    for _ in range(2000):
+        handler.write("x" * 5000)
+    kept = 2000 - handler.dropped
+    assert 256 <= kept <= 2 * 256  # those that the thread is at, and those that wait
+    written = b""
+    while written.count(b"\n") < kept:
+        written += os.read(reader, 65_536)
+    handler.close()
+    assert written == (b"x" * 5000 + b"\n") * kept
+
+
 def test_the_end_waits_for_a_reader_that_reads(pipe):
     reader, descriptor = pipe
     handler = log_writer(descriptor, lines=500)
