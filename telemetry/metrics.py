@@ -141,7 +141,10 @@ class Metrics:
             accept: the header of the request; OpenMetrics if it asks for that.
             further: what is known elsewhere.
         """
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except TypeError:  # it asks for a version that is no number
+            encode, content_type = choose_encoder("")
         return encode(_Page(self._registry, further)), content_type
 
     # Finding the series of some labels takes longer than counting in it: each is found once.

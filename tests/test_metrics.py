@@ -276,6 +276,14 @@ async def test_the_form_is_the_one_that_was_asked_for(sluice: StartSluice) -> No
     assert {f.name for f in open_metrics(asked.body.decode())} >= {"sluice_calls", "sluice_build"}
 
 
+@pytest.mark.parametrize("version", ["abc", "1.x", "", "1.0.0.0.0"])
+async def test_a_version_that_is_none_gets_some_form(sluice: StartSluice, version: str) -> None:
+    server = await sluice()
+    for kind in ("application/openmetrics-text", "text/plain"):
+        asked = await server.fetch("GET", "/metrics", ("Accept", f"{kind}; version={version}"))
+        assert (asked.status, b"sluice_build" in asked.body) == (200, True)
+
+
 async def refused(server: Sluice, *headers: tuple[str, str]) -> None:
     (await server.fetch("GET", "/metrics", *headers)).assert_error(401, "unauthenticated")
 
