@@ -86,6 +86,8 @@ def _credentials(config: Config) -> Finding:
 
 
 def _audit(path: Path) -> Finding:
+    if path.is_dir():
+        return Finding("fail", "audit", f"{path} is a folder", "SLUICE_AUDIT_DESTINATION=…")
     if os.access(path if path.exists() else path.parent, os.W_OK):
         return Finding("ok", "audit", f"samples go to {path}")
     return Finding("fail", "audit", f"{path} cannot be written", "SLUICE_AUDIT_DESTINATION=…")

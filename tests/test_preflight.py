@@ -91,6 +91,11 @@ async def test_samples_need_a_place_to_go(settings, tmp_path, folder, level):
     assert of(await gathered(probes.local(config)), "audit").level == level
 
 
+async def test_samples_do_not_go_into_a_folder(settings, tmp_path):
+    found = of(await gathered(probes.local(settings(audit_destination=tmp_path))), "audit")
+    assert (found.level, "is a folder" in found.found) == ("fail", True)
+
+
 # Redis
 
 
