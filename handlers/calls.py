@@ -62,7 +62,7 @@ class CallHandler(RequestHandler, StreamHandler):
             )
             self.services.gate.admission.arrive(self.call)
             headers = self.request.headers
-            if self.services.begin_trace is not None:
+            if self.services.begin_trace is not None and self.request.method == "POST":
                 parent = headers.get("Traceparent", ""), headers.get("Tracestate", "")
                 self.call.trace = self.services.begin_trace(*parent)
             if self.config.audit.keeps_content and headers.get("X-Audit-Consent") == "true":

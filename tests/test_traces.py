@@ -270,6 +270,16 @@ async def test_a_refused_request_is_a_span_and_no_failure(
     assert "error.type" not in own.attributes
 
 
+async def test_what_is_no_post_is_no_span(traced: Traced) -> None:
+    server, receiver = await traced()
+
+    assert (await server.fetch("GET", "/api/chat")).status == 405
+    assert (await server.chat({})).status == 400
+
+    [own] = await receiver.spans(1)
+    assert (own.name, own.attributes["sluice.code"]) == ("POST /api/chat", "invalid_request")
+
+
 async def test_a_streams_attempt_lasts_and_marks_its_first_token(
     traced: Traced, upstream: Upstream
 ) -> None:
