@@ -45,8 +45,10 @@ async def _findings(
     found += [each async for each in probes.local(config)]
     if asked.live:
         router = live_router(config)
-        found += [each async for each in probes.live(config, router)]
-        await router.aclose()
+        try:
+            found += [each async for each in probes.live(config, router)]
+        finally:
+            await router.aclose()
     return found
 
 

@@ -2,6 +2,7 @@
 
 import json
 import ssl
+from argparse import Namespace
 
 import processes
 import pytest
@@ -9,6 +10,7 @@ from conftest import KEY
 from processes import finished
 from upstream import error, ok
 
+import checking
 import preflight
 import probes
 import store
@@ -193,6 +195,23 @@ async def test_what_the_provider_says_is_told(live, upstream, answer, level, tol
     (found,) = await live()
     assert (found.level, told in found.found, mend in found.mend) == (level, True, True)
     assert KEY not in repr(found)
+
+
+async def test_the_providers_are_closed_whatever_happens(settings, monkeypatch):
+    closed = []
+
+    class Router:
+        async def aclose(self):
+            closed.append(True)
+
+    def broken(config, router):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(checking, "live_router", lambda config: Router())
+    monkeypatch.setattr(probes, "live", broken)
+    with pytest.raises(ZeroDivisionError):
+        await checking._findings(Namespace(config="", live=True), settings(), AT_HOME)
+    assert closed == [True]
 
 
 # The command
