@@ -246,7 +246,7 @@ class Config:
     @property
     def ops_open(self) -> bool:
         """Whether /ops asks for no token: none is set, and only this machine gets here."""
-        return not self.ops.token and self.auth.mode == "none" and not self.server.trusted_hops
+        return not self.ops.token and self._of_this_machine
 
     @property
     def ops_routes(self) -> bool:
@@ -256,7 +256,12 @@ class Config:
     @property
     def metrics_route(self) -> bool:
         """Whether /metrics is on the main port, after the rule of [metrics] port."""
-        return not self.metrics.port and bool(self.metrics.token or self.auth.mode == "none")
+        return not self.metrics.port and (bool(self.metrics.token) or self._of_this_machine)
+
+    @property
+    def _of_this_machine(self) -> bool:
+        """Whether only this machine gets here, and through no router."""
+        return self.auth.mode == "none" and not self.server.trusted_hops
 
     @property
     def host(self) -> str:

@@ -301,6 +301,13 @@ async def test_without_a_token_nobody_sees_it_from_elsewhere(sluice: StartSluice
     (await server.fetch("GET", "/metrics")).assert_error(404, "not_found")
 
 
+async def test_behind_a_proxy_it_is_not_there_without_a_token(sluice: StartSluice) -> None:
+    server = await sluice(server_trusted_hops=1)
+    (await server.fetch("GET", "/metrics")).assert_error(404, "not_found")
+    server = await sluice(server_trusted_hops=1, metrics_token=TOKEN)
+    await scrape(server, ("Authorization", f"Bearer {TOKEN}"))
+
+
 async def test_a_port_of_its_own_takes_it_off_the_main_one(sluice: StartSluice) -> None:
     server = await sluice(metrics_port=9)
     (await server.fetch("GET", "/metrics")).assert_error(404, "not_found")
