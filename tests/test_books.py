@@ -374,7 +374,8 @@ def balance(books: Books, seen: Scrape) -> None:
     assert limits
     for rule, count in limits.items():
         assert seen.of("sluice_limit_refusals_total", rule=rule) == count
-    timed = [r for r in records if (r.code == "completed" and not r.replayed) or r.status >= 500]
+    answered = [r for r in records if r.code == "completed" or r.status >= 500]
+    timed = [r for r in answered if r.attempts and not r.replayed]
     assert seen.sum("sluice_call_duration_seconds_count") == len(timed)
     first = sum(record.first_token_ms is not None for record in timed)
     assert seen.sum("sluice_time_to_first_token_seconds_count") == first

@@ -324,15 +324,6 @@ def test_the_last_calls_are_kept_and_told_once(time):
     assert recent.after(KEPT + 3) == []
 
 
-@pytest.mark.parametrize(
-    ("said", "kept"), [(None, None), ("stop", "stop"), ("a word of the provider", "other")]
-)
-def test_of_the_finish_reason_only_known_words_are_kept(time, said, kept):
-    recent = RecentCalls(wall_clock=time.wall)
-    recent.add(settled(time, finish_reason=said))
-    assert recent.after(0)[0].finish_reason == kept
-
-
 def test_a_record_has_no_field_for_content():
     names = {*RecentCall._fields, *RecentAttempt._fields}
     assert not names & {"messages", "options", "text", "prompt", "answer", "call", "usage"}
