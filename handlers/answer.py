@@ -18,14 +18,17 @@ class Format:
     heartbeat: ClassVar[bytes] = b": ping\n\n"
     """What keeps a quiet stream alive without being read; empty: nothing may."""
 
+    streams = False
+    """Whether the answer is an event stream."""
+
     @property
     def content_type(self) -> str:
-        return "application/json"
+        return EVENT_STREAM if self.streams else "application/json"
 
     @property
     def headers(self) -> Mapping[str, str]:
         """Further headers."""
-        return STREAM_HEADERS if self.content_type == EVENT_STREAM else {}
+        return STREAM_HEADERS if self.streams else {}
 
     def whole(self, call: Call, completion: Completion) -> bytes:
         """The body of an answer in one piece."""

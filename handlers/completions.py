@@ -18,7 +18,7 @@ import orjson
 
 from call import Call
 from errors import CallError
-from handlers.answer import EVENT_STREAM, Format
+from handlers.answer import Format
 from handlers.body import Schema, invalid
 from handlers.openai_calls import OpenAICallHandler
 from handlers.openai_errors import envelope
@@ -52,13 +52,9 @@ class ChatCompletion(Format):
     """
 
     def __init__(self, *, streams: bool, include_usage: bool) -> None:
-        self._streams = streams
+        self.streams = streams
         self._include_usage = include_usage
         self._head: dict[str, Any] | None = None
-
-    @property
-    def content_type(self) -> str:
-        return EVENT_STREAM if self._streams else "application/json"
 
     def whole(self, call: Call, completion: Completion) -> bytes:
         document = completion.document

@@ -3,7 +3,6 @@
 from typing import Any, Final
 
 from call import Call
-from config import ModelConfig
 from errors import CallError
 from handlers.body import Schema
 from handlers.calls import CallHandler
@@ -30,14 +29,13 @@ class OpenAICallHandler(OpenAIErrors, CallHandler):
         call.stream = fields.pop("stream", False)
         return fields
 
-    def read_model(self, call: Call, fields: dict[str, Any], *names: str) -> ModelConfig:
+    def read_model(self, call: Call, fields: dict[str, Any], *names: str) -> None:
         """Take out the model, and the longest answer, which has one of these names."""
         model = self.choose_model(call, fields.pop("model", None))
         asked = {name: fields.pop(name) for name in names if name in fields}
         call.max_tokens = model.max_tokens
         for name, tokens in asked.items():
             self.limit_answer(call, name, tokens, model.max_tokens_limit)
-        return model
 
     def take_messages(self, call: Call, messages: list[dict[str, Any]]) -> None:
         """Give the call its messages, after the rules of [openai]."""

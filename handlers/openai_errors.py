@@ -4,7 +4,7 @@ import math
 from typing import Any, Final
 
 from errors import CallError
-from handlers.base import BaseHandler
+from handlers.base import BaseHandler, NotFoundHandler
 
 _TYPES: Final = {
     401: "authentication_error",
@@ -46,10 +46,5 @@ class OpenAIErrors(BaseHandler):
         return error.outcome.retryable
 
 
-class UnknownOpenAIHandler(OpenAIErrors):
+class UnknownOpenAIHandler(OpenAIErrors, NotFoundHandler):
     """Every address under /v1 that is not in the route table."""
-
-    def prepare(self) -> None:
-        super().prepare()
-        if not self._finished:
-            raise CallError("not_found")

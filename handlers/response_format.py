@@ -19,7 +19,7 @@ import orjson
 
 from call import Call, Usage
 from errors import CallError
-from handlers.answer import EVENT_STREAM, Format
+from handlers.answer import Format
 from handlers.openai_errors import envelope
 from provider.completion import Completion
 
@@ -51,16 +51,12 @@ class ResponseFormat(Format):
 
     def __init__(self, asked: dict[str, Any], *, streams: bool) -> None:
         self._asked = {name: asked.get(name, meant) for name, meant in _GIVEN_BACK.items()}
-        self._streams = streams
+        self.streams = streams
         self._id = _new_id("resp")
         self._created = int(time.time())
         self._output = _Output()
         self._usage: dict[str, Any] = {}
         self._events = 0
-
-    @property
-    def content_type(self) -> str:
-        return EVENT_STREAM if self._streams else "application/json"
 
     def whole(self, call: Call, completion: Completion) -> bytes:
         self._feed(completion.document, "message")

@@ -15,7 +15,7 @@ import orjson
 
 from call import Call
 from errors import CallError
-from handlers.answer import EVENT_STREAM, STREAM_HEADERS, Format
+from handlers.answer import STREAM_HEADERS, Format
 from prices import Prices
 from provider.completion import first_text
 
@@ -37,13 +37,11 @@ class UiStream(Format):
         clock: seconds on the event loop's clock.
     """
 
+    streams = True
+
     def __init__(self, clock: Callable[[], float], prices: Prices) -> None:
         self._clock = clock
         self._prices = prices
-
-    @property
-    def content_type(self) -> str:
-        return EVENT_STREAM
 
     @property
     def headers(self) -> Mapping[str, str]:
