@@ -8,11 +8,15 @@ Rules of this module:
 - A stream counts as answered when its first content arrives (words, a tool call, or a finish
   reason). Until then it may be tried again; afterwards the caller has seen some of it.
 - The SDK's low-level `post` is used, not the typed `create`: a third of its CPU.
+- `max_tokens` is deprecated at OpenAI: its reasoning models refuse it, and all of its chat models
+  take `max_completion_tokens`. Most other APIs know `max_tokens` alone.
+  https://platform.openai.com/docs/api-reference/chat/create
 """
 
 import re
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -28,6 +32,10 @@ from provider.translate import translated
 from provider.transport import LeanClient
 
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+# With a region in front of it, too: eu.api.openai.com.
+_OPENAI_HOST: Final = re.compile(r"(?:[a-z0-9-]+\.)*api\.openai\.com")
+# gpt-5-mini, gpt-5.1, o1, o3-2025-04-16, openai/o4-mini:online; neither gpt-4o nor gpt-oss-120b.
+_REASONING_MODEL: Final = re.compile(r"(?:.*/)?(?:gpt-[5-9]|o[1-9])(?:[-.:@].*)?", re.IGNORECASE)
 
 
 class Provider:
@@ -52,6 +60,7 @@ class Provider:
         self.config = config
         # Whole, so that the SDK has nothing to join for each call.
         self._url = base_url.rstrip("/") + "/chat/completions"
+        self._host = urlsplit(base_url).hostname or ""
         self._forward_scenario = forward_scenario
         self.circuit = circuit
         self._openai = openai.AsyncOpenAI(
@@ -114,7 +123,7 @@ class Provider:
         body: dict[str, Any] = {
             "model": model,
             "messages": call.messages,
-            self.config.max_tokens_field: call.max_tokens,
+            max_tokens_field(self.config.max_tokens_field, self._host, model): call.max_tokens,
         } | call.options
         if call.stream:
             body["stream"] = True
@@ -142,6 +151,21 @@ class Provider:
             raise
         call.provider_request_id = _request_id(response)
         return response
+
+
+@lru_cache
+def max_tokens_field(setting: str, host: str, model: str) -> str:
+    """The name of the answer limit on the wire.
+
+    Args:
+        setting: a name, or `auto`.
+        host: the provider's.
+        model: its name there.
+    """
+    if setting != "auto":
+        return setting
+    is_openai = _OPENAI_HOST.fullmatch(host) or _REASONING_MODEL.fullmatch(model)
+    return "max_completion_tokens" if is_openai else "max_tokens"
 
 
 def _request_id(response: httpx2.Response) -> str | None:
