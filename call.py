@@ -80,8 +80,10 @@ class Call:
     """How many of the first are the operator's, and nobody's secret."""
     options: dict[str, Any] = field(default_factory=dict, repr=False)
     """Further fields for the provider: tools, temperature, …."""
-    max_tokens: int = 0
-    """Of each answer."""
+    max_tokens: int | None = None
+    """Limit of each answer that is sent to the provider; None: none is."""
+    max_tokens_reserved: int = 0
+    """Reserved for each answer where no limit is sent; it may turn out longer."""
     stream: bool = False
     replay_scenario: str | None = None
     prompt_tokens: int = 0
@@ -102,7 +104,7 @@ class Call:
     """Our own count of the answer so far."""
     finish_reason: str | None = None
     cut: bool = False
-    """The provider went on beyond what was reserved, and was stopped."""
+    """The provider went on beyond the limit that it was sent, and was stopped."""
     replayed: bool = False
     """Answered from another request's recording."""
     provider_request_id: str | None = None
@@ -144,6 +146,12 @@ class Call:
     def choices(self) -> int:
         """How many answers are asked for."""
         return int(self.options.get("n") or 1)
+
+    @property
+    def reserved_answer_tokens(self) -> int:
+        """What is reserved for all answers."""
+        of_each = self.max_tokens_reserved if self.max_tokens is None else self.max_tokens
+        return of_each * self.choices
 
     def charged_tokens(self, code: str | None = None) -> tuple[int, int]:
         """Prompt and answer tokens that this call has cost: as the provider says, else by our

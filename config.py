@@ -8,7 +8,7 @@ dataclasses and config.ini together.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,8 @@ class OpenAIConfig:
     routes: str
     system_messages: str
     system_prompt: bool
+    max_tokens_reserved: int
+    max_tokens_policy: str
     extra_fields: tuple[str, ...]
 
 
@@ -182,6 +184,10 @@ class ReplayConfig:
     chunk_interval_s: float
 
 
+# What gpt-4o-mini can: a request to it for more would be refused.
+_MOST_REQUESTED_TOKENS: Final = 16_384
+
+
 class Target(NamedTuple):
     """Where a model is asked."""
 
@@ -197,11 +203,17 @@ class ModelConfig:
     upstream: tuple[Target, ...]
     max_tokens: int
     max_tokens_limit: int
+    """No answer is longer; 0: as the model allows."""
     max_prompt_tokens: int
     input_usd_per_million: float
     output_usd_per_million: float
     callers: tuple[str, ...]
     """Who may ask it; empty: all."""
+
+    @property
+    def most_requested_tokens(self) -> int:
+        """The longest answer, in tokens, that a request may ask for."""
+        return self.max_tokens_limit or max(_MOST_REQUESTED_TOKENS, self.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,6 @@ _CHAINS: Final = (
     (("provider", "max_line_bytes"), ("provider", "max_stream_bytes")),
     (("retry", "backoff_s"), ("retry", "backoff_max_s")),
     (("circuit", "open_s"), ("circuit", "open_max_s")),
-    (("chat", "max_tokens"), ("chat", "max_tokens_limit")),
 )
 # Where a section [KIND:NAME] gets what it does not set.
 _PARENTS: Final = {"provider": "provider", "model": "chat"}
@@ -137,7 +136,10 @@ def _models(chat: ChatConfig, values: Mapping[str, Mapping[str, Any]]) -> dict[s
         as_in_chat = {
             key: getattr(chat, key) for key in ModelConfig.__slots__ if hasattr(chat, key)
         }
-        models[name] = ModelConfig(upstream, **{**as_in_chat, "callers": (), **own})
+        model = ModelConfig(upstream, **{**as_in_chat, "callers": (), **own})
+        if model.max_tokens_limit:
+            model = replace(model, max_tokens=min(model.max_tokens, model.max_tokens_limit))
+        models[name] = model
     return models
 
 

@@ -1,6 +1,6 @@
 """Limits and quotas: reserve before the call, settle once after it.
 
-    reserve   one request, a place in flight, prompt tokens + max_tokens, and their price
+    reserve   one request, a place in flight, prompt tokens + longest answer, and their price
     settle    gives back, or takes more, until what was charged is what was used
 
 Rules of this module:
@@ -10,6 +10,8 @@ Rules of this module:
 - A limit of this minute, or of the calls in flight, is `rate_limited`; one of the day is
   `quota_exceeded`. The standing of caller and address is told in the RateLimit headers
   (draft-ietf-httpapi-ratelimit-headers); that of the whole server is nobody's business.
+- Where no answer limit is sent, [openai] max_tokens_reserved stands for the longest answer. A
+  call in flight may then use more, at most what its model gives, and the next ones pay for it.
 - Dollars are counted for models whose price is known.
 - With Redis down, `fail_open` counts in this process alone; otherwise the call is refused.
 """
@@ -112,14 +114,13 @@ class Limits:
             self._shared.lease_s = _lease_s(config)
 
     async def reserve(self, call: Call) -> None:
-        """Take the most that this call may use, or refuse it.
+        """Take the most that this call may use, as far as that is known, or refuse it.
 
         Raises:
             CallError: `rate_limited` or `quota_exceeded` with the wait, `prompt_too_long` where
                 waiting will not help, `overloaded` where calls must not pass uncounted.
         """
-        longest = call.max_tokens * call.choices
-        amounts = self._amounts(call, call.prompt_tokens, longest, in_flight=1)
+        amounts = self._amounts(call, call.prompt_tokens, call.reserved_answer_tokens, in_flight=1)
         charges = [
             Charge(limit, _key(limit, subject), amounts[limit.name])
             for limits, subject in self._subjects(call)
@@ -266,7 +267,7 @@ def _refusal(standing: Standing, now: float) -> CallError:
     noun, span = _UNITS[limit.name]
     allowed = f"{limit.maximum} {noun}{'s' if limit.maximum > 1 else ''} {span} {whose}"
     if limit.name.startswith("tokens") and charge.amount > limit.maximum:
-        text = f"Prompt and maxTokens need {charge.amount} tokens; the limit is {allowed}"
+        text = f"Prompt and longest answer need {charge.amount} tokens; the limit is {allowed}"
         return CallError("prompt_too_long", _title(limit), text=text)
     text = f"The limit is {allowed}"
     return CallError(code, _title(limit), text=text, retry_after_s=wait_s)

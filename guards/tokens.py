@@ -16,6 +16,7 @@ Rules of this module:
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from math import inf
 from typing import Any, Final
 
 import tiktoken
@@ -118,19 +119,20 @@ class AnswerMeter:
 
     Args:
         model: as its provider calls it.
-        max_tokens: what the provider was told; an engine that does not mind it is cut.
+        max_tokens: the limit that was sent to the provider, for all answers together; an engine
+            that ignores it is cut. None: none was sent, and the answer is counted only.
     """
 
-    def __init__(self, model: str, max_tokens: int) -> None:
+    def __init__(self, model: str, max_tokens: int | None) -> None:
         self._count = counter(model)
         slack = 1 if _table(model) else _FOREIGN_SLACK
-        self._limit = max_tokens * slack + _PIECES_SLACK
+        self._limit = inf if max_tokens is None else max_tokens * slack + _PIECES_SLACK
         self._counted = 0
         self._pending: list[str] = []
         self._pending_bytes = 0
 
     def passes(self, deltas: Iterable[str]) -> bool:
-        """Add these texts; False once the answer is longer than was reserved for it."""
+        """Add these texts; False once the answer is longer than its limit."""
         for delta in deltas:
             self._pending.append(delta)
             self._pending_bytes += len(delta.encode())

@@ -180,7 +180,8 @@ class CallHandler(RequestHandler, StreamHandler):
             self._begin(call, 200, self.format.content_type)
             # Written, not yet flushed: it leaves together with the first words.
             self.say(self.format.begin(call))
-            meter = AnswerMeter(call.upstream_model, call.max_tokens * call.choices)
+            sent = call.max_tokens
+            meter = AnswerMeter(call.upstream_model, sent and sent * call.choices)
             try:
                 with self.heartbeats(self.format.heartbeat):
                     await self._relay_words(call, stream, meter, restorer)

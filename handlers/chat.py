@@ -43,8 +43,9 @@ class ChatHandler(CallHandler):
         from_ui = "userMessage" not in fields and _is_from_ui(fields.get("messages"))
         (_UI_REQUEST if from_ui else _REQUEST).check(fields)
         model = self.choose_model(call, fields.get("model"))
-        longest = fields.get("maxTokens", model.max_tokens)
-        self.limit_answer(call, "maxTokens", longest, model.max_tokens_limit)
+        call.max_tokens = int(fields.get("maxTokens", model.max_tokens))
+        if "maxTokens" in fields and call.max_tokens > model.most_requested_tokens:
+            raise invalid(f"maxTokens must be at most {model.most_requested_tokens}", "maxTokens")
         if from_ui:
             said = _said_in_ui(fields["messages"], self.config.chat.system_messages)
         else:

@@ -27,8 +27,13 @@ class ModelsHandler(OpenAIErrors, RequestHandler):
         return self.services.gate.models_of(await self.authenticate())
 
     def _document(self, name: str) -> dict[str, Any]:
-        provider = self.config.models[name].upstream[0].provider
-        return {"id": name, "object": "model", "created": _SINCE, "owned_by": provider}
+        model = self.config.models[name]
+        provider = model.upstream[0].provider
+        document = {"id": name, "object": "model", "created": _SINCE, "owned_by": provider}
+        if model.max_tokens_limit:
+            # Groq's name for it; OpenAI does not tell.
+            document["max_completion_tokens"] = model.max_tokens_limit
+        return document
 
 
 class ModelHandler(ModelsHandler):

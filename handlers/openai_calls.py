@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from call import Call
 from errors import CallError
-from handlers.body import Schema
+from handlers.body import Schema, invalid
 from handlers.calls import CallHandler
 from handlers.openai_errors import OpenAIErrors
 from handlers.request import without_system
@@ -30,12 +30,24 @@ class OpenAICallHandler(OpenAIErrors, CallHandler):
         return fields
 
     def read_model(self, call: Call, fields: dict[str, Any], *names: str) -> None:
-        """Take out the model, and the longest answer, which has one of these names."""
+        """Take out the model, and the answer limit, which has one of these names.
+
+        Raises:
+            CallError: `model_not_found`, or `invalid_request` after [openai] max_tokens_policy.
+        """
         model = self.choose_model(call, fields.pop("model", None))
-        asked = {name: fields.pop(name) for name in names if name in fields}
-        call.max_tokens = model.max_tokens
-        for name, tokens in asked.items():
-            self.limit_answer(call, name, tokens, model.max_tokens_limit)
+        call.max_tokens_reserved = self.config.openai.max_tokens_reserved
+        call.max_tokens = model.max_tokens_limit or None
+        most = model.most_requested_tokens
+        requested = None
+        for name in names:
+            if name in fields:
+                requested = int(fields.pop(name))
+                if requested > most and self.config.openai.max_tokens_policy == "refuse":
+                    raise invalid(f"{name} must be at most {most}", name)
+                call.max_tokens = min(requested, most)
+        if call.max_tokens != requested:
+            call.reply_headers["X-Sluice-Max-Tokens"] = str(call.max_tokens)
 
     def take_messages(self, call: Call, messages: list[dict[str, Any]]) -> None:
         """Give the call its messages, after the rules of [openai]."""

@@ -21,7 +21,8 @@ from handlers.base import BaseHandler
 
 _SCHEMAS: Final = Path(__file__).parent.parent / "schemas"
 _COMPONENTS: Final = "#/components/schemas/"
-_LENGTH_FIELDS: Final = ("maxTokens", "max_tokens", "max_completion_tokens", "max_output_tokens")
+# What is too much here on /v1 is refused only if the operator says so.
+_REFUSED_FIELDS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
 def describe(config: Config, version: str) -> dict[str, Any]:
@@ -74,10 +75,11 @@ def _narrow(fields: dict[str, Any], config: Config) -> None:
     if config.auth.mode in ("none", "public"):  # else it depends on who asks
         models = config.models.items()
         fields["model"]["enum"] = [name for name, model in models if not model.callers]
-    longest = max(model.max_tokens_limit for model in config.models.values())
-    for name in _LENGTH_FIELDS:
+    most = max(model.most_requested_tokens for model in config.models.values())
+    refuses = config.openai.max_tokens_policy == "refuse"
+    for name in ("maxTokens", *(_REFUSED_FIELDS if refuses else ())):
         if name in fields:
-            fields[name]["maximum"] = longest
+            fields[name]["maximum"] = most
 
 
 def _allow_null(schema: dict[str, Any]) -> None:

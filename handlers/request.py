@@ -56,12 +56,6 @@ class RequestHandler(BaseHandler):
         call.model = named or allowed[0]
         return self.config.models[call.model]
 
-    def limit_answer(self, call: Call, name: str, asked: int, limit: int) -> None:
-        """Hold the longest answer, which the request calls `name`, against its limit."""
-        if asked > limit:
-            raise invalid(f"{name} must be at most {limit}", name)
-        call.max_tokens = int(asked)
-
     def _check_headers(self, call: Call) -> None:
         headers = self.request.headers
         kind, _, parameters = headers.get("Content-Type", "").lower().partition(";")

@@ -44,6 +44,7 @@ class ResponsesHandler(OpenAICallHandler):
         fields = self.read_fields(call, _REQUEST, frozenset())
         asked = orjson.loads(orjson.dumps(fields))  # redaction works on the other
         self.read_model(call, fields, "max_output_tokens")
+        asked["max_output_tokens"] = call.max_tokens
         self.take_messages(call, _messages(fields))
         if not call.messages:
             raise invalid("input must hold a message that is no system message", "input")

@@ -120,11 +120,10 @@ class Provider:
                 return stream
 
     async def _post(self, call: Call, model: str) -> httpx2.Response:
-        body: dict[str, Any] = {
-            "model": model,
-            "messages": call.messages,
-            max_tokens_field(self.config.max_tokens_field, self._host, model): call.max_tokens,
-        } | call.options
+        body: dict[str, Any] = {"model": model, "messages": call.messages} | call.options
+        if call.max_tokens is not None:
+            field = max_tokens_field(self.config.max_tokens_field, self._host, model)
+            body[field] = call.max_tokens
         if call.stream:
             body["stream"] = True
             if self.config.stream_usage:

@@ -48,7 +48,7 @@ async def test_upstream_receives_exactly_what_was_asked(
     assert document == {
         "model": "gpt-4o-mini",
         "messages": [SYSTEM, {"role": "user", "content": "Hello"}],
-        "max_tokens": 300,
+        "max_tokens": 4096,
     }
     assert request.header("Authorization") == f"Bearer {KEY}"
     assert request.header("Content-Type") == "application/json"
@@ -107,7 +107,7 @@ async def test_another_model_is_refused(sluice: StartSluice, upstream: Upstream)
 
 
 @pytest.mark.parametrize(
-    ("asked", "sent"), [(1, 1), (1024, 1024), (5.0, 5)], ids=["least", "most", "whole float"]
+    ("asked", "sent"), [(1, 1), (16384, 16384), (5.0, 5)], ids=["least", "most", "whole float"]
 )
 async def test_max_tokens_is_passed_on(
     sluice: StartSluice, upstream: Upstream, asked: float, sent: int
@@ -124,7 +124,7 @@ async def test_max_tokens_is_passed_on(
 @pytest.mark.parametrize(
     ("asked", "text"),
     [
-        (1025, "maxTokens must be at most 1024"),
+        (16385, "maxTokens must be at most 16384"),
         (0, "maxTokens must be at least 1"),
         (1.5, "maxTokens must be an integer"),
         ("9", "maxTokens must be an integer"),
@@ -152,7 +152,7 @@ async def test_the_limit_may_have_another_name_on_the_wire(
 
     await server.chat()
 
-    assert upstream.requests[0].json["max_completion_tokens"] == 300
+    assert upstream.requests[0].json["max_completion_tokens"] == 4096
     assert "max_tokens" not in upstream.requests[0].json
 
 

@@ -237,7 +237,9 @@ async def test_a_call_that_can_never_fit_is_not_told_to_wait():
     limited = Limited(caller=limit(tokens_per_minute=100))
     error = await limited.refused(tokens=50, max_tokens=51)
     assert (error.code, error.retry_after_s) == ("prompt_too_long", None)
-    assert error.text.startswith("Prompt and maxTokens need 101 tokens; the limit is 100 tokens")
+    assert error.text.startswith(
+        "Prompt and longest answer need 101 tokens; the limit is 100 tokens"
+    )
 
 
 async def test_the_headers_tell_the_policies_and_what_is_left_of_the_scarcest():

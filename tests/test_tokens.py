@@ -93,3 +93,9 @@ def test_the_meter_stops_an_answer_that_goes_on(model, most):
 
 def test_the_meter_stops_one_huge_delta():
     assert not AnswerMeter("gpt-4o", 300).passes([" word" * 1000])
+
+
+def test_the_meter_only_counts_where_no_limit_was_sent():
+    meter = AnswerMeter("gpt-4o", None)
+    assert all(meter.passes([" word" * 1000]) for _ in range(20))
+    assert meter.tokens() == 20_000

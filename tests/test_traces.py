@@ -206,7 +206,7 @@ async def test_a_call_is_a_server_span_with_an_attempt(
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "openai",
         "gen_ai.request.model": "gpt-4o-mini",
-        "gen_ai.request.max_tokens": 300,
+        "gen_ai.request.max_tokens": 4096,
         "gen_ai.request.stream": False,
         "sluice.provider": "default",
         "gen_ai.response.model": "gpt-4o-mini-2024-07-18",
