@@ -107,6 +107,8 @@ class Call:
     """The provider went on beyond the limit that it was sent, and was stopped."""
     replayed: bool = False
     """Answered from another request's recording."""
+    recording: str | None = None
+    """What answered in place of a provider; see `provider.cassette.RECORDING_HEADER`."""
     provider_request_id: str | None = None
     response_model: str | None = None
     """The model that answered, as the provider says."""

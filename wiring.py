@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -90,7 +91,11 @@ async def wired(
             random=random.random,
         )
         stack.push_async_callback(router.aclose)
-        store = Store(config.store, clock=loop.time) if config.store.redis_url else None
+        store = None
+        if config.store.redis_url:
+            # What is replayed is neither counted with real calls nor opens their circuits.
+            prefix = config.store.prefix + (":replay" if embedded else "")
+            store = Store(replace(config.store, prefix=prefix), clock=loop.time)
         prices = Prices(config.models)
         gate = Gate.build(
             config,
@@ -151,7 +156,7 @@ def make_router(
             base_url=embedded_url or provider.base_url,
             api_key="none-needed" if embedded_url else provider.api_key,
             transport=transport(name, provider),
-            forward_scenario=embedded_url is not None,
+            replays=embedded_url is not None,
         )
 
     return Router(config, make, clock=clock, sleep=sleep, random=random)

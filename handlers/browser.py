@@ -35,7 +35,7 @@ _PREFLIGHT: Final = {
 _EXPOSED: Final = (
     "Idempotency-Replayed, RateLimit, RateLimit-Policy, Retry-After, Retry-After-Ms, "
     "X-Request-Id, X-Should-Retry, X-Sluice-Max-Tokens, X-Sluice-Provider, "
-    "x-vercel-ai-ui-message-stream"
+    "X-Sluice-Recording, x-vercel-ai-ui-message-stream"
 )
 _XSRF_TEXT: Final = "X-XSRFToken is missing or wrong; GET /api/xsrf gives one"
 

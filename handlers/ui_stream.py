@@ -49,7 +49,9 @@ class UiStream(Format):
 
     def begin(self, call: Call) -> bytes:
         # A new id for each answer: one that was there before would overwrite that one.
-        metadata = {"createdAt": int(time.time() * 1000), "model": call.model}
+        metadata: dict[str, Any] = {"createdAt": int(time.time() * 1000), "model": call.model}
+        if call.recording is not None:
+            metadata["recording"] = call.recording
         start = {"type": "start", "messageId": uuid.uuid4().hex, "messageMetadata": metadata}
         return _event(start) + _event({"type": "text-start", "id": "0"})
 

@@ -25,6 +25,9 @@ _KEPT_RESPONSE_HEADERS: Final = (
     "x-should-retry",
 )
 RECORDED_REQUEST_ID: Final = "req_recorded"
+RECORDING_HEADER: Final = "X-Sluice-Recording"
+"""How a replayed answer fits its request: `exact`, the recording of this conversation;
+`substitute`, that of another one; `failure`, one that was played on request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,10 @@ class Circuit:
         """Openings in a row; 0 while closed."""
         return self._state.openings
 
+    def apart(self) -> "Circuit":
+        """A new one with the same settings, which neither learns from this one nor tells it."""
+        return Circuit(self.config, self._clock)
+
     def reset(self) -> None:
         """Forget all: it is another provider that is meant from now on."""
         self._state = State(generation=self._state.generation + 1)

@@ -11,6 +11,8 @@ Rules of this module:
 - `max_tokens` is deprecated at OpenAI: its reasoning models refuse it, and all of its chat models
   take `max_completion_tokens`. Most other APIs know `max_tokens` alone.
   https://platform.openai.com/docs/api-reference/chat/create
+- A failure that is played on request says nothing of the provider's health, so it has a circuit of
+  its own.
 """
 
 import re
@@ -24,6 +26,7 @@ import orjson
 
 from call import Call
 from config import ProviderConfig
+from provider.cassette import RECORDING_HEADER
 from provider.circuit import Circuit
 from provider.completion import Completion, model_of, parse_completion
 from provider.deadline import timer
@@ -44,7 +47,8 @@ class Provider:
     Args:
         base_url, api_key: where, and with which secret; `config` names the rest.
         transport: HTTP layer, closed by `aclose`.
-        forward_scenario: pass `Call.replay_scenario` on, for the embedded provider.
+        replays: this is the embedded provider, which takes `Call.replay_scenario` and says which
+            recording it plays.
     """
 
     def __init__(
@@ -55,13 +59,13 @@ class Provider:
         base_url: str,
         api_key: str,
         transport: httpx2.AsyncBaseTransport,
-        forward_scenario: bool = False,
+        replays: bool = False,
     ) -> None:
         self.config = config
         # Whole, so that the SDK has nothing to join for each call.
         self._url = base_url.rstrip("/") + "/chat/completions"
         self._host = urlsplit(base_url).hostname or ""
-        self._forward_scenario = forward_scenario
+        self._replays = replays
         self.circuit = circuit
         self._openai = openai.AsyncOpenAI(
             api_key=api_key,
@@ -89,7 +93,7 @@ class Provider:
         Raises:
             CallError: see `errors.OUTCOMES`.
         """
-        with self.circuit.attempt(), translated():
+        with self._circuit_of(call).attempt(), translated():
             async with timer("attempt_timeout", min(self.config.attempt_s, within_s)):
                 response = await self._post(call, model)
                 completion = parse_completion(response.content)
@@ -103,13 +107,14 @@ class Provider:
         """
         # The attempt is over at the first content, so its own timer, which begins at the same
         # instant and is never shorter than this one, has nothing left to bound.
-        with self.circuit.attempt() as generation, translated():
+        circuit = self._circuit_of(call)
+        with circuit.attempt() as generation, translated():
             async with timer("first_token_timeout", min(self.config.first_token_s, within_s)):
                 stream = ChatStream(
                     await self._post(call, model),
                     idle_s=self.config.idle_s,
                     max_line_bytes=self.config.max_line_bytes,
-                    on_unhealthy=partial(self.circuit.broke, generation),
+                    on_unhealthy=partial(circuit.broke, generation),
                 )
                 try:
                     await stream.begin()
@@ -118,6 +123,9 @@ class Provider:
                     raise
                 call.response_model = stream.model
                 return stream
+
+    def _circuit_of(self, call: Call) -> Circuit:
+        return self.circuit if call.replay_scenario is None else self.circuit.apart()
 
     async def _post(self, call: Call, model: str) -> httpx2.Response:
         body: dict[str, Any] = {"model": model, "messages": call.messages} | call.options
@@ -132,11 +140,11 @@ class Provider:
             "X-Client-Request-Id": call.request_id,
             "x-stainless-retry-count": str(call.attempts - 1),
         }
-        if self._forward_scenario and call.replay_scenario is not None:
+        if self._replays and call.replay_scenario is not None:
             headers["X-Replay-Scenario"] = call.replay_scenario
         if call.trace is not None:
             headers |= call.trace.headers(call.timeline[-1].span_id)
-        call.provider_request_id = None
+        call.provider_request_id = call.recording = None
         try:
             response = await self._openai.post(
                 self._url,
@@ -146,10 +154,16 @@ class Provider:
                 stream=call.stream,
             )
         except openai.APIStatusError as error:
-            call.provider_request_id = _request_id(error.response)
+            self._note(call, error.response)
             raise
-        call.provider_request_id = _request_id(response)
+        self._note(call, response)
         return response
+
+    def _note(self, call: Call, response: httpx2.Response) -> None:
+        """Note what the headers of an answer say."""
+        call.provider_request_id = _request_id(response)
+        if self._replays and (recording := response.headers.get(RECORDING_HEADER)):
+            call.recording = call.reply_headers[RECORDING_HEADER] = recording
 
 
 @lru_cache

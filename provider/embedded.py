@@ -11,6 +11,7 @@ Rules of this module:
   again, so a recorded "429, then an answer" replays as just that.
 - `X-Replay-Scenario: NAME` plays a failure instead: a cassette of failures by its file name,
   or one of `SCRIPTED`. `NAME_once` fails the first attempt only.
+- An answer says by `X-Sluice-Recording` whether it is that of the same conversation.
 - A cassette does not keep time, so events are sent `chunk_interval_s` apart.
 """
 
@@ -19,6 +20,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +30,7 @@ from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 
 from errors import ConfigError
-from provider.cassette import Exchange, load
+from provider.cassette import RECORDING_HEADER, Exchange, load
 
 log: Final = logging.getLogger("sluice.replay")
 
@@ -74,12 +76,13 @@ class Library:
         for (streamed, conversation), recorded in takes.items():
             self._answers[streamed].setdefault(conversation, recorded)
 
-    def find(self, asked: dict[str, object]) -> list[Exchange]:
-        """The recordings, by attempt, that answer this request best. Empty: there are none."""
+    def find(self, asked: dict[str, object]) -> tuple[list[Exchange], str]:
+        """The recordings, by attempt, that answer this request best, and how they fit it, as
+        `RECORDING_HEADER` says it. Empty: there are none."""
         answers = self._answers[bool(asked.get("stream"))]
         wanted = _conversation(asked)
         if wanted in answers or not answers:
-            return answers.get(wanted, [])
+            return answers.get(wanted, []), "exact"
 
         if not wanted:
             wanted = (("user", ""),)
@@ -88,7 +91,7 @@ class Library:
             said, recorded = wanted[-1][1], conversation[-1][1]
             return said == recorded, _likeness(said, recorded), recorded == "Hello"
 
-        return answers[max(answers, key=nearness)]
+        return answers[max(answers, key=nearness)], "substitute"
 
 
 def _conversation(asked: dict[str, object]) -> Conversation:
@@ -146,13 +149,16 @@ class EmbeddedProvider:
         if scenario.endswith("_once"):
             scenario = "" if attempt else scenario.removesuffix("_once")
         asked = Exchange("", request.body, 0, "", (), b"").asked
-        takes = self._library.failures.get(scenario) or self._library.find(asked)
+        takes, fits = self._library.failures.get(scenario, []), "failure"
+        if not takes:
+            takes, fits = self._library.find(asked)
         try:
             if not takes:
                 log.warning("no_recording", extra={"stream": bool(asked.get("stream"))})
                 await _send(request, 404, (), b"{}")
                 return
             take = takes[min(attempt, len(takes) - 1)]
+            take = replace(take, headers=(*take.headers, (RECORDING_HEADER, fits)))
             await SCRIPTED.get(scenario, _replay)(request, take, self._chunk_interval_s)
         except StreamClosedError:
             pass  # the caller left, as callers may

@@ -39,6 +39,7 @@ def log_call(settled: Settled) -> None:
             "redactions": call.redactions or None,
             "cut": call.cut or None,
             "replayed": call.replayed or None,
+            "recording": call.recording,
             "finish_reason": call.finish_reason,
             "provider_request_id": call.provider_request_id,
             "trace_id": call.trace.trace_id if call.trace else None,

@@ -43,6 +43,7 @@ FIELDS: Final = {
     "redactions": "sluice.redactions",
     "cut": "sluice.cut",
     "replayed": "sluice.replayed",
+    "recording": "sluice.recording",
     "finish_reason": "gen_ai.response.finish_reasons",
     "provider_request_id": "sluice.provider_request_id",
     "trace_id": "trace_id",

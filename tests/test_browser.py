@@ -331,6 +331,10 @@ def test_a_replay_says_so_and_plays_failures(visit: Visit) -> None:
     reader.button("What is the capital of France?").click()
     reader.ends()
     expect(reader.text).to_contain_text("Paris")
+    expect(reader.answer.locator(".note")).to_be_empty()
+
+    reader.asks("Which of my socks is the left one?")
+    expect(reader.answer.locator(".note")).to_contain_text("a recorded answer to another prompt")
 
     reader.page.get_by_label("Try a failure").select_option("server error once")
     reader.asks("Tell me about the ocean.")

@@ -13,6 +13,7 @@ import processes
 import pytest
 from conftest import HELLO, KEY, ROOT, Client, Reply, assert_valid, chat, encoded
 from processes import Process, Start, environment, finished
+from redis.asyncio import Redis
 from redis_server import RedisServer
 from upstream import (
     DONE,
@@ -121,6 +122,50 @@ async def test_replay_plays_failures_on_request(
     assert (await server.line("call", 2))["attempts"] == 2
     unknown = await server.ask(chat(HELLO, ("X-Replay-Scenario", "nothing")))
     unknown.assert_error(400, "invalid_request")
+
+
+async def test_a_replayed_answer_says_whether_it_is_that_of_this_prompt(
+    start: Start, cassettes: Path
+) -> None:
+    server = await start("replay", cassettes)
+    other = {"userMessage": "What is the weather like?"}
+
+    for number, (body, fits) in enumerate([(HELLO, "exact"), (other, "substitute")], 1):
+        whole = await server.ask(chat(body))
+        streamed = await server.ask(chat({**body, "stream": True}))
+        assert [each.headers["x-sluice-recording"] for each in (whole, streamed)] == [fits, fits]
+        assert_valid(streamed.events[0], "chat.event.json")
+        assert streamed.events[0]["messageMetadata"]["recording"] == fits
+        assert (await server.line("call", 2 * number))["recording"] == fits
+
+
+@pytest.mark.parametrize("body", [HELLO, STREAM], ids=["whole", "stream"])
+async def test_failures_that_are_played_leave_the_circuit_closed(
+    start: Start, cassettes: Path, body: dict[str, object]
+) -> None:
+    quick = {"SLUICE_RETRY_BACKOFF_S": "0.001", "SLUICE_CIRCUIT_MIN_CALLS": "2"}
+    server = await start("replay", cassettes, **quick)
+    for scenario in ("garbage", "disconnect", "truncated") * 2:
+        await server.ask(chat(body, ("X-Replay-Scenario", scenario)))
+
+    assert (await server.ask(chat(HELLO))).json["text"] == "Hi!"
+    assert (await server.ask(encoded("GET", "/readyz"))).status == 200
+    again = await server.ask(chat(HELLO, ("X-Replay-Scenario", "garbage")))
+    again.assert_error(502, "provider_unavailable")
+
+
+async def test_a_replay_does_not_count_with_real_calls(
+    start: Start, cassettes: Path, redis: RedisServer
+) -> None:
+    server = await start("replay", cassettes, REDIS_URL=redis.url)
+    await server.ask(chat(HELLO))
+    client = Redis.from_url(redis.url)
+    try:
+        names = [name async for name in client.scan_iter("*")]
+    finally:
+        await client.aclose()
+    assert names
+    assert all(name.startswith(b"{sluice:replay}:") for name in names)
 
 
 async def test_what_was_recorded_replays(start: Start, upstream: Upstream, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ const HOPELESS = ["invalid_request", "body_too_large", "prompt_too_long", "promp
 const MAX_HISTORY = 200; // messages, as schemas/chat.request.json has it
 const KEY = "sluice.key";
 const KEPT = "kept in this tab only";
+const SUBSTITUTE =
+  "This is a recorded answer to another prompt. Start Sluice with OPENAI_API_KEY for a real one.";
 const REFUSED = "This key is not accepted.";
 
 const part = (id) => document.getElementById(id);
@@ -102,6 +104,7 @@ function how(signal) {
 
 function conclude(turn, failure, facts) {
   turn.view.end(turn.state, turn.state === "complete" ? inWords(facts) : []);
+  if (facts.recording === "substitute") turn.view.explain(SUBSTITUTE);
   const words = ending(turn, failure, turn === turns[0]);
   if (turn.state !== "complete") turn.view.explain(words, failure?.requestId);
   if (failure && HOPELESS.includes(failure.code)) {
