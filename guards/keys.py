@@ -12,14 +12,18 @@ Rules of this module:
 - A digest is found by its first bytes and compared in constant time as a whole.
 - The file is looked at once a second, so a revoked key stops without a restart. A file that
   has become bad changes nothing, and the log says so.
+- The file is replaced in one step and keeps its mode and owner; a new one is its owner's alone.
+  A symbolic link stays one.
 """
 
 import configparser
 import hmac
+import io
 import logging
 import os
 import re
 import secrets
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -72,17 +76,21 @@ def revoke(path: Path, name: str) -> None:
     """Take the section of this name out of the file, and leave all other lines as they are.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it cannot be told apart from what surrounds it.
     """
     text = _text(path)
-    if name not in _parsed(path, text).sections():
+    sections = _sections(path, text)
+    if name not in sections:
         raise ConfigError(f"{path}: there is no key {name}")
     kept, inside = [], False
-    for line in text.splitlines(keepends=True):
-        if line.startswith("["):
-            inside = line.strip() == f"[{name}]"
+    for line in io.StringIO(text):  # splits lines where the parser does
+        if header := configparser.ConfigParser.SECTCRE.match(line.strip()):
+            inside = header["header"] == name
         if not inside:
             kept.append(line)
+    del sections[name]
+    if _sections(path, "".join(kept)) != sections:
+        raise ConfigError(f"{path}: nothing is revoked; remove the section [{name}] by hand")
     _write(path, "".join(kept))
 
 
@@ -191,6 +199,11 @@ def _parsed(path: Path, text: str) -> configparser.ConfigParser:
     return parser
 
 
+def _sections(path: Path, text: str) -> dict[str, dict[str, str]]:
+    parser = _parsed(path, text)
+    return {name: dict(parser.items(name)) for name in parser.sections()}
+
+
 def _limits(options: dict[str, str], defaults: LimitConfig, where: str) -> LimitConfig | None:
     """The limits a section sets, over the defaults; None where it sets none."""
     changes: dict[str, Any] = {}
@@ -208,7 +221,38 @@ def _limits(options: dict[str, str], defaults: LimitConfig, where: str) -> Limit
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace the file in one step, so that no reader sees half of it."""
-    draft = path.with_name(path.name + ".new")
-    draft.write_text(text, "utf-8")
-    os.replace(draft, path)
+    """Replace the file in one step, so that neither a reader nor a crash finds half of it."""
+    target = path.resolve()
+    try:
+        before = target.stat() if target.exists() else None
+        descriptor, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                if before is not None:
+                    _take_over(descriptor, before)
+                file.write(text)
+                file.flush()
+                os.fsync(descriptor)
+            os.replace(draft, target)
+        except BaseException:
+            os.unlink(draft)
+            raise
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _take_over(descriptor: int, before: os.stat_result) -> None:
+    """Give the draft the owner and the mode that the file has."""
+    draft = os.fstat(descriptor)
+    if (before.st_uid, before.st_gid) != (draft.st_uid, draft.st_gid):
+        os.fchown(descriptor, before.st_uid, before.st_gid)
+    os.fchmod(descriptor, before.st_mode & 0o7777)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -154,6 +154,91 @@ def test_revoking_leaves_every_other_line_as_it_was(path):
     assert stat.S_ISREG(path.stat().st_mode)
 
 
+@pytest.mark.parametrize(
+    "header", ["[a] # the old phone", "[a] ; old", "[a]\t", "[a]]", "[a] = 1", "[ a ]"]
+)
+@pytest.mark.parametrize("before", ["", "# ours\n\n", f"[z]\nsha256 = {'2' * 64}\n\n"])
+async def test_whatever_reads_as_the_header_of_a_key_is_revoked(path, before, header):
+    key, section = keys.add(path, "a", TODAY)
+    kept = f"[b] # [a]\nsha256 = {'1' * 64}\n# [a]\n"
+    path.write_text(before + section.replace("[a]", header) + kept)
+    name = next(name for name in keys.names(path) if name not in ("z", "b] # [a"))
+    assert (await ring(path).authenticate(f"Bearer {key}")).name == name
+
+    keys.revoke(path, name)
+
+    assert path.read_text() == before + kept
+    assert await reason(ring(path), f"Bearer {key}") == "unknown_key"
+
+
+def test_a_header_that_is_indented_is_one_too(path):
+    path.write_text(f"  [a]  # x\nsha256 = {'1' * 64}\n")
+    keys.revoke(path, "a")
+    assert path.read_text() == ""
+
+
+def test_what_cannot_be_revoked_line_by_line_is_a_fault_and_changes_nothing(path):
+    """A line that looks like the header belongs to another key's value."""
+    text = f"[b]\nsha256 = {'1' * 64}\nmodels = x\n  [a]\n[a]\nsha256 = {'2' * 64}\n"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"nothing is revoked; remove the section \[a\] by hand"):
+        keys.revoke(path, "a")
+    assert path.read_text() == text
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_new_file_is_its_owners_alone_and_an_old_one_keeps_its_mode(path):
+    keys.add(path, "a", TODAY)
+    assert mode(path) == 0o600
+    for kept in (0o640, 0o644, 0o400):
+        path.chmod(kept)
+        keys.add(path, "b", TODAY)
+        assert mode(path) == kept
+        keys.revoke(path, "b")
+        assert mode(path) == kept
+    assert [each.name for each in path.parent.iterdir()] == ["keys.ini"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_the_file_keeps_its_owner(path):
+    keys.add(path, "a", TODAY)
+    os.chown(path, 12, 34)
+    keys.add(path, "b", TODAY)
+    assert (path.stat().st_uid, path.stat().st_gid) == (12, 34)
+
+
+def test_a_symbolic_link_stays_one(path, tmp_path):
+    (tmp_path / "secrets").mkdir()
+    real = tmp_path / "secrets" / "real.ini"
+    path.symlink_to("secrets/real.ini")
+    keys.add(path, "a", TODAY)
+    keys.add(path, "b", TODAY)
+    keys.revoke(path, "a")
+    assert path.is_symlink()
+    assert keys.names(real) == ["b"]
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "none" / "keys.ini"
+    with pytest.raises(ConfigError, match="cannot be written: No such file or directory"):
+        keys.add(path, "a", TODAY)
+    path = tmp_path / "keys.ini"
+    keys.add(path, "a", TODAY)
+    before = path.read_text()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
+        keys.revoke(path, "a")
+    assert path.read_text() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["keys.ini"]
+
+
 @pytest.mark.parametrize("name", ["", "A", "a b", "a]", "-a", "ä", "a" * 65, "../a"])
 def test_a_name_is_a_plain_word(path, name):
     with pytest.raises(ConfigError, match="cannot name a key"):
