@@ -8,7 +8,9 @@ dataclasses and config.ini together.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
+
+AuthMode = Literal["none", "public", "keys", "jwt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class AuthConfig:
-    mode: str
+    mode: AuthMode
     keys_file: Path
     jwt_algorithm: str
     jwt_secret: str = field(repr=False)

@@ -7,7 +7,7 @@ jwt             Authorization: Bearer eyJ…        signed by your own login
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
 from call import ANONYMOUS, Caller
 from config import AuthConfig, LimitConfig
@@ -82,5 +82,7 @@ def make_authenticator(
             from guards.jwt_auth import JwtAuthenticator
 
             return JwtAuthenticator(config, clock=clock, wall_clock=wall_clock, first_use=first_use)
-        case _:
+        case "none" | "public":
             return Everyone()
+        case unknown:
+            assert_never(unknown)

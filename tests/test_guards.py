@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from conftest import HELLO, Sluice, StartSluice, assert_valid, chat, deadline
@@ -25,6 +26,7 @@ from upstream import (
 
 from call import Call
 from guards import keys
+from guards.auth import make_authenticator
 from provider.completion import Completion
 
 STREAM = {**HELLO, "stream": True}
@@ -97,6 +99,15 @@ async def test_a_key_may_be_held_to_models_and_limits(keyed, upstream: Upstream)
     other = await server.chat({**HELLO, "model": "gpt-4o-mini"}, bearer(key))
     assert other.json["error"] == "There is no such model; there are gpt-4o"
     (await server.chat(HELLO, bearer(key))).assert_error(429, "rate_limited")
+
+
+def test_a_mode_that_nobody_foresaw_lets_nobody_in(settings) -> None:
+    config = settings()
+    later = replace(config.auth, mode="passkeys")
+    with pytest.raises(AssertionError, match="passkeys"):
+        make_authenticator(
+            later, config.limit_caller, clock=lambda: 0, wall_clock=lambda: 0, first_use=None
+        )
 
 
 # Browsers
