@@ -107,8 +107,9 @@ class CallHandler(RequestHandler, StreamHandler):
         return failure
 
     def _idempotency_key(self) -> str | None:
-        key = key_of(self.single_header("Idempotency-Key"))
-        return key if self.config.idempotency.max_entries else None
+        if not self.config.idempotency.max_entries:
+            return None
+        return key_of(self.single_header("Idempotency-Key"))
 
     async def _answered_before(self, call: Call, key: str, body: bytes) -> bool:
         """Whether another request with this key had the answer; then it is given."""

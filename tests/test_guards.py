@@ -413,6 +413,16 @@ async def test_a_malformed_key_is_refused(sluice: StartSluice, upstream: Upstrea
     await refused(server, upstream, 400, "invalid_request", KEY, KEY)
 
 
+async def test_where_no_replies_are_kept_the_header_is_ignored(
+    sluice: StartSluice, upstream: Upstream
+) -> None:
+    upstream.will(ok())
+    server = await sluice(idempotency_max_entries=0)
+    for headers in ((KEY,), (KEY, KEY), (("Idempotency-Key", "a b"),), (("Idempotency-Key", ""),)):
+        assert (await server.chat(HELLO, *headers)).status == 200
+    assert len(upstream.requests) == 4
+
+
 async def test_a_second_request_joins_the_call_in_flight(
     sluice: StartSluice, upstream: Upstream
 ) -> None:
