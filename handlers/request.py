@@ -1,13 +1,19 @@
 """What the body of a call asks for, as far as all routes agree."""
 
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from call import Call, Caller
 from config import ModelConfig
 from errors import CallError
 from handlers.base import BaseHandler
 from handlers.body import invalid, parse
+
+# RFC 9110, 5.6.6: a parameter's value is a token, or a quoted string that may hold anything.
+_PARAMETER: Final = re.compile(r';\s*([^\s=;"]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))')
+# US-ASCII is a part of UTF-8, byte for byte.
+_UTF_8: Final = frozenset(("", "utf-8", "utf8", "us-ascii", "ascii"))
 
 
 class RequestHandler(BaseHandler):
@@ -58,11 +64,10 @@ class RequestHandler(BaseHandler):
 
     def _check_headers(self, call: Call) -> None:
         headers = self.request.headers
-        kind, _, parameters = headers.get("Content-Type", "").lower().partition(";")
-        if kind.strip() != "application/json":
+        content_type = headers.get("Content-Type", "").lower()
+        if content_type.partition(";")[0].strip() != "application/json":
             raise CallError("unsupported_media_type")
-        charset = parameters.partition("charset=")[2].strip(' "')
-        if charset not in ("", "utf-8", "utf8"):
+        if not _charsets(content_type) <= _UTF_8:
             raise CallError("unsupported_media_type", text="The body must be UTF-8")
         if headers.get("Content-Encoding", "identity").lower() != "identity":
             raise CallError("unsupported_media_type", text="Content-Encoding is not accepted")
@@ -77,6 +82,14 @@ class RequestHandler(BaseHandler):
     def check_query(self) -> None:
         if self.request.query:
             raise invalid("Query parameters are not accepted")
+
+
+def _charsets(content_type: str) -> set[str]:
+    """Every charset that the value of a Content-Type header names, in lower case."""
+    if ";" not in content_type:
+        return set()
+    parameters = _PARAMETER.findall(content_type)
+    return {quoted or token for name, quoted, token in parameters if name == "charset"}
 
 
 def without_system(

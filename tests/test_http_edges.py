@@ -193,6 +193,8 @@ async def test_an_error_before_a_stream_is_json(sluice: StartSluice) -> None:
         "application/x-www-form-urlencoded",
         "application/json; charset=utf-16",
         "application/json; charset=latin-1",
+        'application/json; profile="x"; charset="utf-16"',
+        "application/json; charset=utf-8; charset=utf-16",
         "application/jsonx",
         "text/json",
         "",
@@ -209,7 +211,17 @@ async def test_another_content_type_is_415(sluice: StartSluice, kind: str) -> No
 
 @pytest.mark.parametrize(
     "kind",
-    ["application/json", "Application/JSON ; charset=UTF-8", 'application/json;charset="utf8"'],
+    [
+        "application/json",
+        "application/json;",
+        "Application/JSON ; charset=UTF-8",
+        'application/json;charset="utf8"',
+        'application/json; charset=utf-8; profile="x"',
+        'application/json; profile="; charset=utf-16"; charset=utf-8',
+        'application/json; profile="a \\"; charset=utf-16"; v=1',
+        "application/json; odata.metadata=minimal",
+        "application/json; charset=US-ASCII",
+    ],
 )
 async def test_json_in_utf_8_is_accepted(
     sluice: StartSluice, upstream: Upstream, kind: str
