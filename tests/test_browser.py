@@ -623,3 +623,19 @@ def test_markdown_is_set_while_it_comes(visit: Visit, house: House) -> None:
     link = reader.text.get_by_role("link")
     expect(link).to_have_attribute("target", "_blank")
     expect(link).to_have_attribute("rel", "noopener noreferrer")
+
+
+NUMBERED = "1. one\n\n```\ncode\n```\n\n2. two\n3. three\n\nand\n\n0. zero\n"
+ALIGNED = "| a | b | c | d |\n|---|:--|:-:|--:|\n| 1 | 2 | 3 | 4 |\n"
+
+
+def test_lists_keep_their_numbers_and_columns_their_alignment(visit: Visit, house: House) -> None:
+    house.upstream.will(answer_stream(*NUMBERED, *ALIGNED))
+    reader = visit()
+    reader.asks()
+    starts = "all => all.map(list => [list.start, list.children.length])"
+    assert reader.text.locator("ol").evaluate_all(starts) == [[1, 1], [2, 2], [0, 1]]
+    aligned = "all => all.map(cell => getComputedStyle(cell).textAlign.replace('-webkit-', ''))"
+    for cells in ("th", "td"):
+        told = reader.text.locator(cells).evaluate_all(aligned)
+        assert told == ["start", "left", "center", "right"]
