@@ -33,6 +33,8 @@ def describe(config: Config, version: str) -> dict[str, Any]:
         paths = document["paths"]
         document["paths"] = {path: paths[path] for path in paths if not path.startswith("/v1/")}
         del document["components"]["responses"]["OpenAIError"]
+    if not config.idempotency.max_entries:
+        _leave_out_idempotency_key(document)
     if config.auth.mode in ("keys", "jwt"):
         document["security"] = [{"bearer": []}]
     schemas = document["components"]["schemas"]
@@ -48,6 +50,19 @@ def describe(config: Config, version: str) -> dict[str, Any]:
         if name.startswith("openai.") and name.endswith(".request"):
             _allow_null(schema)
     return document
+
+
+def _leave_out_idempotency_key(document: dict[str, Any]) -> None:
+    """The header is ignored, so it is no parameter."""
+    del document["components"]["parameters"]["IdempotencyKey"]
+    for path in document["paths"].values():
+        for operation in path.values():
+            if "parameters" in operation:
+                operation["parameters"] = [
+                    each
+                    for each in operation["parameters"]
+                    if not each.get("$ref", "").endswith("/IdempotencyKey")
+                ]
 
 
 def _read(name: str) -> dict[str, Any]:
