@@ -20,7 +20,7 @@ from handlers.xsrf import XsrfHandler
 
 __all__ = ["Services", "make_app", "make_metrics_app"]
 
-_METRICS: Final[tuple[str, Any]] = (r"/metrics", MetricsHandler)
+_METRICS: Final[tuple[Any, ...]] = (r"/metrics", MetricsHandler)
 
 
 def make_app(services: Services) -> Application:
@@ -56,7 +56,7 @@ def make_metrics_app(services: Services) -> Application:
     return _application(services, [_METRICS])
 
 
-def _application(services: Services, routes: list[tuple[str, Any]]) -> Application:
+def _application(services: Services, routes: list[tuple[Any, ...]]) -> Application:
     return Application(
         routes,
         services=services,

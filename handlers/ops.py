@@ -16,7 +16,7 @@ from errors import CallError
 from guards.operator import is_operator
 from handlers.base import BaseHandler, Services
 from handlers.body import invalid
-from handlers.page import PageHandler, page_files
+from handlers.page import PageHandler
 from telemetry.recent import RecentCall
 from telemetry.tally import Percentiles, Tally
 from telemetry.window import NANO_USD, OTHERS, SLOT_S, Point
@@ -29,9 +29,9 @@ _SPENDERS: Final = 20
 class OpsPageHandler(PageHandler):
     """`GET /ops`. What it shares with the chat page is served with that."""
 
-    files = page_files(
-        "/ops",
-        "ops/index.html",
+    address = "/ops"
+    document = "ops/index.html"
+    loads = (
         "ops/style.css",
         "ops/calls.css",
         "ops/main.js",

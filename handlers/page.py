@@ -13,10 +13,12 @@ Rules of this module:
 import logging
 import re
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar, Final
 
+from errors import ConfigError
 from handlers.base import BaseHandler
 
 WEB: Final = Path(__file__).parent.parent / "web"
@@ -53,51 +55,62 @@ class PageFile:
     content_type: str
     etag: str
 
-    @classmethod
-    def read(cls, name: str) -> "PageFile":
-        """The file of this name in web/."""
-        body = (WEB / name).read_bytes()
-        return cls(body, _TYPES[Path(name).suffix], f'"{sha256(body).hexdigest()[:32]}"')
 
+@cache
+def read_file(name: str) -> PageFile:
+    """The file of this name in web/, read once.
 
-def page_files(address: str, document: str, *files: str) -> dict[str, PageFile]:
-    """The files of a page by their addresses.
-
-    Args:
-        address: of the document.
-        document: its file in web/.
-        files: what it loads, each at /web/NAME.
+    Raises:
+        ConfigError: it is not there.
     """
-    named = {address: document} | {f"/web/{name}": name for name in files}
-    return {address: PageFile.read(name) for address, name in named.items()}
+    try:
+        body = (WEB / name).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{WEB / name}: cannot be read: {error.strerror}") from None
+    return PageFile(body, _TYPES[Path(name).suffix], f'"{sha256(body).hexdigest()[:32]}"')
 
 
 class PageHandler(BaseHandler):
     """A page and its files. A subclass names them."""
 
-    files: ClassVar[dict[str, PageFile]]
-    """By address."""
+    address: ClassVar[str]
+    """Of the document."""
+    document: ClassVar[str]
+    """Its file in web/."""
+    loads: ClassVar[tuple[str, ...]]
+    """The files in web/ that it loads, each at /web/NAME."""
 
     @classmethod
-    def routes(cls) -> list[tuple[str, type[BaseHandler]]]:
-        return [(re.escape(address), cls) for address in cls.files]
+    def routes(cls) -> list[tuple[str, type[BaseHandler], dict[str, PageFile]]]:
+        """A route for each file; at the first call they are read.
+
+        Raises:
+            ConfigError: one is missing.
+        """
+        named = {cls.address: cls.document} | {f"/web/{name}": name for name in cls.loads}
+        return [
+            (re.escape(address), cls, {"file": read_file(name)}) for address, name in named.items()
+        ]
+
+    def initialize(self, file: PageFile) -> None:  # type: ignore[override]
+        super().initialize()
+        self.file = file
 
     @property
     def route(self) -> str:
-        return self.request.path  # it is one of `files`
+        return self.request.path  # it is one of the routes
 
     def head(self) -> None:
         self.get()
 
     def get(self) -> None:
-        file = self.files[self.request.path]
         self.set_header("Content-Security-Policy", _CSP)
         self.set_header("Cache-Control", "no-cache")
-        self.answer_bytes(file.body, file.content_type)
+        self.answer_bytes(self.file.body, self.file.content_type)
 
     def compute_etag(self) -> str:
         # Tornado compares it with If-None-Match.
-        return self.files[self.request.path].etag
+        return self.file.etag
 
     def on_finish(self) -> None:
         self.log_reply(logging.DEBUG)
@@ -106,9 +119,9 @@ class PageHandler(BaseHandler):
 class ChatPageHandler(PageHandler):
     """`GET /`: the chat page."""
 
-    files = page_files(
-        "/",
-        "index.html",
+    address = "/"
+    document = "index.html"
+    loads = (
         "base.css",
         "style.css",
         "icon.svg",

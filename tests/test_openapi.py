@@ -24,7 +24,7 @@ UNLIMITED = {
     for name in ("REQUESTS_PER_MINUTE", "TOKENS_PER_MINUTE", "TOKENS_PER_DAY", "USD_PER_DAY")
 }
 # The pages, what belongs to the operator alone, and what is not there.
-UNTOLD = {address for page in (ChatPageHandler, OpsPageHandler) for address, _ in page.routes()}
+UNTOLD = {address for page in (ChatPageHandler, OpsPageHandler) for address, *_ in page.routes()}
 UNTOLD |= {"/api/ops", "/metrics", "/v1/.*"}
 
 
@@ -39,6 +39,12 @@ def test_every_reference_leads_somewhere():
         if key == "$ref":
             assert holder[key].startswith("#/"), holder[key]
             assert resolver.lookup(holder[key]).contents is not None
+
+
+@pytest.mark.parametrize("entries", [0, 10])
+def test_the_idempotency_key_is_a_parameter_where_it_is_read(entries):
+    document = described(idempotency_max_entries=entries)
+    assert ("IdempotencyKey" in str(document)) is bool(entries)
 
 
 def test_every_schema_is_one():

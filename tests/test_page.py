@@ -1,12 +1,17 @@
 """The chat page as HTTP sees it: what is served, with which rules for the browser."""
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, StartSluice, assert_valid, encoded
 
+from errors import ConfigError
 from guards import keys
+from handlers import page
 
 WEB = ROOT / "web"
 DOCUMENT = (WEB / "index.html").read_text()
@@ -73,6 +78,32 @@ async def test_all_that_the_page_loads_is_there(sluice: StartSluice) -> None:
 
     served = {ROOT / path.removeprefix("/") for path in loaded()}
     assert served <= set(WEB.rglob("*"))
+
+
+def test_without_a_file_of_its_page_the_server_does_not_start_and_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = tmp_path / "web"
+    shutil.copytree(WEB, missing)
+    (missing / "view.js").unlink()
+    monkeypatch.setattr(page, "WEB", missing)
+    page.read_file.cache_clear()
+    with pytest.raises(ConfigError, match=r"web/view\.js: cannot be read: No such file"):
+        page.ChatPageHandler.routes()
+    page.read_file.cache_clear()
+
+
+def test_handlers_can_be_imported_without_the_page() -> None:
+    """The files are the server's; whoever imports a handler need not have them."""
+    program = (
+        "from pathlib import Path; read = Path.read_bytes\n"
+        "def without_web(path):\n"
+        "    assert path.parts[-2] != 'web', path\n"
+        "    return read(path)\n"
+        "Path.read_bytes = without_web\n"
+        "import handlers"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 async def test_head_is_get_without_the_body(sluice: StartSluice) -> None:
