@@ -61,9 +61,7 @@ def _application(services: Services, routes: list[tuple[Any, ...]]) -> Applicati
         routes,
         services=services,
         default_handler_class=NotFoundHandler,
-        cross_origin_protection=True,
-        trusted_origins=services.config.browser.allowed_origins,
-        xsrf_cookies=True,
+        xsrf_cookies=True,  # see BrowserHandler.check_xsrf_cookie
         # Handlers write their own line; Tornado's would hold whole addresses.
         log_function=lambda handler: None,
     )

@@ -16,9 +16,7 @@ import math
 import re
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import ip_address
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final
 
@@ -32,11 +30,13 @@ from errors import CallError
 from guards.address import client_address
 from guards.gate import Gate
 from handlers.browser import BrowserHandler
+from handlers.senders import FOREIGN_NAME, THROUGH_PROXY, header_of_proxy, is_this_machine
 from prices import Prices
 from provider.router import Router
 from telemetry.metrics import Metrics
 from telemetry.recent import RecentCalls
 from telemetry.settlement import Settlement
+from telemetry.throttled_log import ThrottledLog
 from telemetry.window import Window
 from trace_context import TraceContext
 
@@ -51,19 +51,10 @@ _CODE_OF_STATUS: Final = {
     405: "method_not_allowed",
 }
 
-_FOREIGN_ORIGIN: Final = (
-    "Pages of this origin may not call; [browser] allowed_origins lists who may"
-)
-
-_FOREIGN_NAME: Final = (
-    "Without authentication this server answers to localhost and to addresses, not to other "
-    "names; [auth] mode says who may call"
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the handlers work with; wired in server.py."""
+    """What the handlers work with; wired in wiring.py."""
 
     config: Config
     router: Router
@@ -82,6 +73,7 @@ class Services:
     """Names that X-Replay-Scenario may have; empty outside replay."""
     begin_trace: Callable[[str, str], TraceContext] | None = None
     """From traceparent and tracestate, where calls are traced."""
+    throttled_log: ThrottledLog = field(default_factory=ThrottledLog)
 
 
 @stream_request_body
@@ -92,11 +84,19 @@ class BaseHandler(BrowserHandler):
     request_id: str = ""
     max_body_bytes = 0
     """How much of a body is kept."""
+    serves_proxies = False
+    """Whether a proxy may ask without authentication, too."""
 
     def initialize(self) -> None:
         self.services = self.settings["services"]
         self.body = bytearray()
         self.body_bytes = 0
+        if (origin := self.foreign_origin()) is not None:
+            self._warn(
+                "origin_refused",
+                f"a page of {origin} may not call; SLUICE_BROWSER_ALLOWED_ORIGINS={origin} "
+                "([browser] allowed_origins) would allow it",
+            )
 
     def set_default_headers(self) -> None:
         if not self.request_id:
@@ -107,13 +107,30 @@ class BaseHandler(BrowserHandler):
         self.set_browser_headers()
 
     def prepare(self) -> None:
-        if self.config.auth.mode == "none" and not _is_this_machine(self.request.host_name):
-            # A page may have given its own name our address (DNS rebinding).
-            raise CallError("forbidden", "host", text=_FOREIGN_NAME)
+        if self.config.auth.mode == "none":
+            self._check_sender()
         declared = self.request.headers.get("Content-Length", "0")
         if declared.isdecimal() and int(declared) > HARD_BODY_CAP:
             self.set_header("Connection", "close")
             self.answer_error(CallError("body_too_large"))
+
+    def _check_sender(self) -> None:
+        """Without authentication only this machine is served, as far as a request shows it.
+
+        Raises:
+            CallError: `forbidden`.
+        """
+        if not is_this_machine(self.request.host_name):
+            # A page may have given its own name our address (DNS rebinding).
+            raise CallError("forbidden", "host", text=FOREIGN_NAME)
+        header = header_of_proxy(self.request.headers)
+        if header is not None and not self.serves_proxies:
+            self._warn("proxy_refused", f"{THROUGH_PROXY} (it has {header})")
+            raise CallError("forbidden", "proxy", text=THROUGH_PROXY)
+
+    def _warn(self, event: str, fault: str, every_s: float = 60.0) -> None:
+        services = self.services
+        services.throttled_log.warn(event, fault, now=services.clock(), every_s=every_s)
 
     def data_received(self, chunk: bytes) -> None:
         self.body_bytes += len(chunk)
@@ -199,8 +216,7 @@ class BaseHandler(BrowserHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]
         if not isinstance(error, CallError):
-            text = _FOREIGN_ORIGIN if status_code == 403 else None
-            error = CallError(_CODE_OF_STATUS.get(status_code, "internal"), text=text)
+            error = CallError(_CODE_OF_STATUS.get(status_code, "internal"))
         self.answer_error(error)
 
     def log_exception(
@@ -235,11 +251,16 @@ class BaseHandler(BrowserHandler):
 
     def client_address(self) -> str:
         """Whose requests these are, for limits."""
-        return client_address(
-            self.request.remote_ip or "",
-            self.request.headers.get_list("X-Forwarded-For"),
-            self.config.server.trusted_hops,
-        )
+        forwarded = self.request.headers.get_list("X-Forwarded-For")
+        hops = self.config.server.trusted_hops
+        if forwarded and not hops:
+            self._warn(
+                "forwarded_for_ignored",
+                "a request has X-Forwarded-For and [server] trusted_hops = 0: if a proxy adds it, "
+                "limits count the proxy's address; set SLUICE_SERVER_TRUSTED_HOPS=1",
+                math.inf,
+            )
+        return client_address(self.request.remote_ip or "", forwarded, hops)
 
     @property
     def route(self) -> str:
@@ -256,17 +277,6 @@ class BaseHandler(BrowserHandler):
             for name in self.SUPPORTED_METHODS
             if getattr(own, name.lower()) is not getattr(RequestHandler, name.lower())
         ]
-
-
-@lru_cache
-def _is_this_machine(name: str) -> bool:
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        ip_address(name.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return False
-    return True
 
 
 def _whole_seconds(wait_s: float) -> int:

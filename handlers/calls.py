@@ -68,9 +68,6 @@ class CallHandler(RequestHandler, StreamHandler):
             if self.config.audit.keeps_content and headers.get("X-Audit-Consent") == "true":
                 self.call.kept_answer = StringIO()
 
-    def options(self) -> None:
-        self.preflight()
-
     async def post(self) -> None:
         call = self.call
         assert call is not None  # initialize made it

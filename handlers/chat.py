@@ -12,11 +12,10 @@ import orjson
 
 from call import Call
 from handlers.answer import EVENT_STREAM, Format
-from handlers.base import BaseHandler
 from handlers.body import Schema, invalid
 from handlers.calls import CallHandler
 from handlers.plain import PlainText
-from handlers.request import without_system
+from handlers.request import RequestHandler, without_system
 from handlers.ui_stream import UiStream
 from provider.completion import Completion, first_text
 
@@ -70,7 +69,7 @@ class ChatHandler(CallHandler):
             raise invalid("Query parameters are not accepted, but for format=text")
 
 
-class ResumeHandler(BaseHandler):
+class ResumeHandler(RequestHandler):
     """`GET /api/chat/{id}/stream`: useChat asks for a stream to resume; there never is one."""
 
     route = "/api/chat/{id}/stream"

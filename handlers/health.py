@@ -6,6 +6,8 @@ from handlers.base import BaseHandler
 
 
 class _HealthHandler(BaseHandler):
+    serves_proxies = True
+
     def answer_health(self, status: str, http_status: int = 200) -> None:
         services = self.services
         self.answer(

@@ -16,9 +16,6 @@ class ModelsHandler(OpenAIErrors, RequestHandler):
 
     route = "/v1/models"
 
-    def options(self, name: str = "") -> None:
-        self.preflight()
-
     async def get(self) -> None:
         models = await self._models()
         self.answer({"object": "list", "data": [self._document(name) for name in models]})

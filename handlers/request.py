@@ -17,7 +17,10 @@ _UTF_8: Final = frozenset(("", "utf-8", "utf8", "us-ascii", "ascii"))
 
 
 class RequestHandler(BaseHandler):
-    """A handler whose body is a call."""
+    """A handler that pages of other origins may ask, and whose body is a call."""
+
+    def options(self, *_: str) -> None:
+        self.preflight()
 
     def single_header(self, name: str) -> str | None:
         """The value of a header that may stand there once."""

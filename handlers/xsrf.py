@@ -1,9 +1,9 @@
 """GET /api/xsrf: the token for X-XSRFToken, and the cookie it is held against."""
 
-from handlers.base import BaseHandler
+from handlers.request import RequestHandler
 
 
-class XsrfHandler(BaseHandler):
+class XsrfHandler(RequestHandler):
     """`{"xsrfToken": text}`. Scripts need not read the cookie, so they cannot."""
 
     route = "/api/xsrf"

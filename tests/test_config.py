@@ -211,9 +211,18 @@ def test_a_fault_is_one_line(tmp_path, text, told):
         ({"REDIS_URL": f"http://me:{CANARY}@host"}, "REDIS_URL: must be an address like redis"),
         ({"SLUICE_BROWSER_XSRF": "maybe"}, "must be true or false"),
         ({"SLUICE_BROWSER_ALLOWED_ORIGINS": "example.com"}, "must be origins like https://app"),
+        *(
+            ({"SLUICE_BROWSER_ALLOWED_ORIGINS": never}, "must be origins like https://app")
+            for never in (
+                "*", "https://*", "https://app.example.com/", "https://app.example.com/chat",
+                "https://a.*.example.com", "https://app*.example.com", "*://localhost",
+                "https://me@example.com", "https://b\u00fccher.example", "file://", "file:///x",
+                "tauri:", "https://example.com:", "https://example.com:a", "NULL",
+            )
+        ),
         ({"SLUICE_REDACTION_CARD": "hide"}, "must be one of redact, restore, block, off"),
     ],
-)
+)  # fmt: skip
 def test_a_fault_in_the_environment_is_one_line(tmp_path, environ, told):
     assert told in fault(tmp_path, **environ)
 

@@ -200,9 +200,132 @@ async def test_a_request_with_cookies_needs_the_token(
 
     for wrong in (None, "1234", f"{version}|{mask}|{masked[::-1]}|{instant}"):
         headers = () if wrong is None else (("X-XSRFToken", wrong),)
-        await refused(server, upstream, 403, "forbidden", FROM_PAGE, ("Cookie", cookie), *headers)
-    reply = await server.chat(HELLO, FROM_PAGE, ("Cookie", cookie), ("X-XSRFToken", token))
+        await refused(server, upstream, 403, "forbidden", ("Cookie", cookie), *headers)
+    reply = await server.chat(HELLO, ("Cookie", cookie), ("X-XSRFToken", token))
     assert reply.status == 200
+
+
+async def test_where_the_browser_proves_the_origin_no_token_is_needed(
+    sluice: StartSluice, upstream: Upstream
+) -> None:
+    """A cookie of any other application on the same name comes along."""
+    upstream.will(ok())
+    server = await sluice(browser_allowed_origins=ORIGIN)
+    cookie = ("Cookie", "session=of-another-application")
+    for proof in (FROM_PAGE, ("Origin", "http://localhost"), ("Origin", ORIGIN)):
+        assert (await server.chat(HELLO, cookie, proof)).status == 200
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://localhost/", "localhost", "", "x" * 9000])
+async def test_an_origin_that_is_none_is_foreign(
+    sluice: StartSluice, upstream: Upstream, origin: str
+) -> None:
+    await refused(await sluice(), upstream, 403, "forbidden", ("Origin", origin))
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/chat/id-1/stream"),
+        ("GET", "/api/session"),
+        ("GET", "/api/xsrf"),
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/gpt-4o-mini"),
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/responses"),
+    ],
+)
+async def test_a_listed_page_may_ask_every_route_for_pages(
+    sluice: StartSluice, method: str, path: str
+) -> None:
+    server = await sluice(browser_allowed_origins=ORIGIN)
+    from_page = (("Origin", ORIGIN), ("Sec-Fetch-Site", "cross-site"))
+    asked = ("Access-Control-Request-Method", method)
+
+    preflight = await server.fetch("OPTIONS", path, *from_page, asked)
+
+    assert preflight.status == 204
+    assert preflight.headers["access-control-allow-origin"] == ORIGIN
+    assert method in preflight.headers["access-control-allow-methods"]
+    if method == "GET":
+        reply = await server.fetch("GET", path, *from_page)
+        assert reply.status in (200, 204)
+        assert reply.headers["access-control-allow-origin"] == ORIGIN
+
+
+@pytest.mark.parametrize(
+    ("method", "origin", "named"),
+    [
+        ("OPTIONS", "http://localhost:5173", "http://localhost:5173"),
+        ("GET", "http://localhost:5173", "http://localhost:5173"),
+        ("POST", "https://evil.example", "https://evil.example"),
+        ("OPTIONS", "http://a b\t\xff" + "x" * 500, "http://a?b??" + "x" * 116),
+    ],
+)
+async def test_the_log_says_once_a_minute_which_line_would_let_a_page_in(
+    sluice: StartSluice, caplog, method: str, origin: str, named: str
+) -> None:
+    server = await sluice()
+    headers = (("Origin", origin), ("Sec-Fetch-Site", "cross-site"), ("Content-Length", "0"))
+    path = "/api/chat/1/stream" if method == "GET" else "/api/chat"
+
+    def told() -> list[str]:
+        return [record.fault for record in caplog.records if record.msg == "origin_refused"]
+
+    for _ in range(3):
+        await server.fetch(method, path, *headers)
+    assert len(told()) == 1
+    assert f" SLUICE_BROWSER_ALLOWED_ORIGINS={named} " in told()[0]
+    server.clock.advance(61)
+    await server.fetch(method, path, *headers)
+    assert len(told()) == 2
+
+
+PROXIED = [
+    ("X-Forwarded-For", "203.0.113.7"),
+    ("X-Forwarded-Host", "example.com"),
+    ("x-forwarded-whatever", "1"),
+    ("Forwarded", "for=203.0.113.7"),
+    ("X-Real-IP", "203.0.113.7"),
+    ("Via", "1.1 proxy"),
+    ("CF-Connecting-IP", "203.0.113.7"),
+]
+
+
+@pytest.mark.parametrize("header", PROXIED, ids=lambda header: header[0])
+async def test_without_authentication_a_proxy_is_refused_and_the_log_says_why(
+    sluice: StartSluice, upstream: Upstream, caplog, header: tuple[str, str]
+) -> None:
+    server = await sluice()
+
+    await refused(server, upstream, 403, "forbidden", header)
+
+    assert (await server.record()).reason == "proxy"
+    for path in ("/", "/metrics", "/api/ops", "/ops", "/api/session", "/openapi.json", "/nowhere"):
+        reply = await server.fetch("GET", path, header)
+        reply.assert_error(403, "forbidden")
+        assert "SLUICE_AUTH_MODE" in reply.json["error"]
+    assert (await server.fetch("GET", "/v1/models", header)).status == 403
+    for path in ("/healthz", "/readyz"):
+        assert (await server.fetch("GET", path, header)).status == 200
+    told = [record.fault for record in caplog.records if record.msg == "proxy_refused"]
+    assert len(told) == 1
+    assert "SLUICE_AUTH_MODE" in told[0]
+    assert header[1] not in told[0]
+
+
+async def test_with_authentication_a_proxy_may_stand_in_front(
+    sluice: StartSluice, upstream: Upstream, caplog
+) -> None:
+    upstream.will(ok())
+    server = await sluice(auth_mode="public")
+    for header in PROXIED:
+        assert (await server.chat(HELLO, header)).status == 200
+    server.clock.advance(3600)
+    await server.chat(HELLO, PROXIED[0])
+    told = [record for record in caplog.records if record.msg == "forwarded_for_ignored"]
+    assert len(told) == 1
+    assert "SLUICE_SERVER_TRUSTED_HOPS=1" in told[0].fault
 
 
 async def test_a_token_without_its_cookie_is_nothing(
@@ -218,7 +341,7 @@ async def test_a_token_without_its_cookie_is_nothing(
 async def test_the_cookie_is_out_of_reach_for_scripts_and_other_sites(
     sluice: StartSluice,
 ) -> None:
-    server = await sluice(server_trusted_hops=1)
+    server = await sluice(auth_mode="public", server_trusted_hops=1)
     plain = (await server.fetch("GET", "/api/xsrf")).headers
     https = (await server.fetch("GET", "/api/xsrf", ("X-Forwarded-Proto", "https"))).headers
     for headers in (plain, https):
@@ -266,7 +389,7 @@ async def test_the_limit_refuses_with_the_wait_in_header_and_body(
 
 async def test_a_forged_address_changes_nothing(sluice: StartSluice, upstream: Upstream) -> None:
     upstream.will(ok())
-    server = await sluice(limit_ip_requests_per_minute=1, server_trusted_hops=1)
+    server = await sluice(auth_mode="public", limit_ip_requests_per_minute=1, server_trusted_hops=1)
 
     statuses = [
         (await server.chat(HELLO, ("X-Forwarded-For", f"10.0.0.{n}, 203.0.113.7"))).status
