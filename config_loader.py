@@ -19,6 +19,7 @@ from typing import Any, Final
 from config import ChatConfig, Config, ModelConfig, ProviderConfig, Target
 from config_reader import SCHEMA, defaults, from_environ, from_file, parse
 from errors import ConfigError
+from platforms import Platform, platform_of
 
 # Each setting may not exceed the next one in its chain.
 _CHAINS: Final = (
@@ -70,9 +71,10 @@ def load(path: Path, environ: Mapping[str, str], *, keyless: bool = False) -> Co
     _check_upstreams(config)
     if not keyless:
         _check_keys(config, values)
-    check_exposure(config, "this platform" if "DYNO" in environ else config.host)
-    if "DYNO" in environ:
-        _check_routers(config)
+    platform = platform_of(environ)
+    check_exposure(config, f"this platform ({platform.name})" if platform else config.host)
+    if platform:
+        _check_routers(config, platform)
     return config
 
 
@@ -219,12 +221,13 @@ def check_exposure(config: Config, host: str) -> None:
         )
 
 
-def _check_routers(config: Config) -> None:
+def _check_routers(config: Config, platform: Platform) -> None:
     """Behind a router that is not named, everybody has its address, and one limit."""
     if not config.server.trusted_hops and any(asdict(config.limit_ip).values()):
         raise ConfigError(
-            "[server] trusted_hops = 0: on this platform all clients come through a router; "
-            "set SLUICE_SERVER_TRUSTED_HOPS=1"
+            f"[server] trusted_hops = 0: on this platform ({platform.name}) all clients come "
+            f"through a router; set SLUICE_SERVER_TRUSTED_HOPS={platform.hops or 1}"
+            + ("" if platform.hops else ", or as many as add to X-Forwarded-For")
         )
 
 

@@ -45,7 +45,7 @@ class Host:
     """Where the server runs."""
 
     on_platform: bool
-    """Behind Heroku's router, or one like it."""
+    """Behind the router of one of `platforms.PLATFORMS`."""
     python: str
     uvloop: bool
     descriptors: int

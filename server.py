@@ -31,6 +31,7 @@ import commands
 import config_loader
 from config import Config
 from errors import ConfigError
+from platforms import platform_of
 from telemetry import log as logs
 from telemetry.tracing import tracing
 from version import VERSION
@@ -85,7 +86,7 @@ def _load(options: argparse.Namespace) -> Config:
 def _environment(options: argparse.Namespace) -> Mapping[str, str]:
     """The environment over .env."""
     environment = dict(os.environ)
-    if "DYNO" not in environment:  # .env is for development, not for a platform
+    if platform_of(environment) is None:  # .env is for development, not for a platform
         file = {k: v for k, v in dotenv_values(options.config.parent / ".env").items() if v}
         environment = {**file, **environment}
         # OpenTelemetry's SDK reads the process's own.
@@ -106,7 +107,7 @@ def _host() -> "Host":
     from preflight import Host
 
     return Host(
-        on_platform="DYNO" in os.environ,
+        on_platform=platform_of(os.environ) is not None,
         python=platform.python_version(),
         uvloop=_loop_factory() is not None,
         descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[0],

@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT, Client, Reply
 from tornado.ioloop import IOLoop
 
+from platforms import PLATFORMS
 from telemetry.log_format import FIELDS
 
 _SHORT: Final = {long: short for short, long in FIELDS.items()}
@@ -73,8 +74,18 @@ class Process:
         await self._reading
 
 
+OF_PLATFORMS: Final = tuple(name for each in PLATFORMS for name in each.variables)
+
+
 def environment(**further: str) -> dict[str, str]:
-    foreign = ("SLUICE_", "OPENAI_", "OTEL_", "DYNO", "PORT", "COV_")
+    foreign = (
+        "SLUICE_",
+        "OPENAI_",
+        "OTEL_",
+        *OF_PLATFORMS,
+        "PORT",
+        "COV_",
+    )
     own = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**own, "PORT": "0", **further}
 

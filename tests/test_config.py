@@ -206,6 +206,18 @@ def test_a_fault_is_one_line(tmp_path, text, told):
         ({"OPENAI_BASE_URL": f"http://me:{CANARY}@host"}, "OPENAI_BASE_URL: must be an http"),
         ({"DYNO": "web.1"}, "loopback only, not on this platform"),
         ({"DYNO": "web.1", "SLUICE_AUTH_MODE": "public"}, "set SLUICE_SERVER_TRUSTED_HOPS=1"),
+        *(
+            ({variable: "x"}, f"loopback only, not on this platform ({name})")
+            for variable, name in (
+                ("RENDER", "Render"), ("RAILWAY_ENVIRONMENT", "Railway"),
+                ("K_SERVICE", "Cloud Run"),
+                ("RAILWAY_PROJECT_ID", "Railway"), ("FLY_APP_NAME", "Fly.io"),
+                ("FLY_MACHINE_ID", "Fly.io"), ("DETA_SPACE_APP", "Deta"),
+                ("WEBSITE_SITE_NAME", "Azure App Service"), ("GAE_SERVICE", "App Engine"),
+            )
+        ),
+        ({"FLY_APP_NAME": "a", "SLUICE_AUTH_MODE": "public"}, "set SLUICE_SERVER_TRUSTED_HOPS=2"),
+        ({"RENDER": "true", "SLUICE_AUTH_MODE": "public"}, "TRUSTED_HOPS=1, or as many as add to"),
         ({"SLUICE_OPS_TOKEN": f"{CANARY} x"}, "SLUICE_OPS_TOKEN: must be 16 to 1000 letters"),
         ({"SLUICE_OPS_TOKEN": "short"}, "SLUICE_OPS_TOKEN: must be 16 to 1000 letters"),
         ({"REDIS_URL": f"http://me:{CANARY}@host"}, "REDIS_URL: must be an address like redis"),
@@ -225,6 +237,18 @@ def test_a_fault_is_one_line(tmp_path, text, told):
 )  # fmt: skip
 def test_a_fault_in_the_environment_is_one_line(tmp_path, environ, told):
     assert told in fault(tmp_path, **environ)
+
+
+def test_what_the_command_lines_of_platforms_read_is_no_platform(tmp_path):
+    tokens = {"FLY_API_TOKEN": "x", "RAILWAY_TOKEN": "x", "RENDER_API_KEY": "x", "RENDER": ""}
+    assert load(tmp_path, **tokens).host == "127.0.0.1"
+
+
+@pytest.mark.parametrize("variable", ["DYNO", "RENDER", "FLY_APP_NAME", "K_SERVICE"])
+def test_on_a_platform_it_listens_where_the_router_comes_from(tmp_path, variable):
+    environ = {variable: "x", "PORT": "10000", "SLUICE_SERVER_TRUSTED_HOPS": "1"}
+    loaded = load(tmp_path, SLUICE_AUTH_MODE="public", **environ)
+    assert (loaded.host, loaded.server.port) == ("", 10000)
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path):

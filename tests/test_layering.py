@@ -16,6 +16,7 @@ BASE = (
     "config_reader.py",
     "documents.py",
     "errors.py",
+    "platforms.py",
     "prices.py",
     "store.py",
     "trace_context.py",
