@@ -4,6 +4,8 @@ Rules of this module:
 
 - Parts are made in order and closed in reverse, whatever happens in between.
 - Nothing here decides; clock, sleep and random source are handed in to whatever does.
+- The clock is time.monotonic: the one of uvloop's loop runs on the same base, but in whole
+  milliseconds, and stands still while a callback runs.
 """
 
 import asyncio
@@ -62,12 +64,11 @@ async def wired(
         cassette: record the provider's answers into this file.
         make_traces: for this version, if there are to be any.
     """
-    loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
-        window = Window(clock=loop.time, wall_clock=time.time)
+        window = Window(clock=time.monotonic, wall_clock=time.time)
         recent = RecentCalls(wall_clock=time.time)
         metrics = Metrics()
-        watching = metrics.watch_loop(clock=loop.time, sleep=asyncio.sleep)
+        watching = metrics.watch_loop(clock=time.monotonic, sleep=asyncio.sleep)
         stack.callback(asyncio.create_task(watching).cancel)
         sinks: list[Sink] = [metrics.record, window.add, recent.add]
         if config.audit.destination:
@@ -86,7 +87,7 @@ async def wired(
             config,
             partial(_transport, cassette=cassette, config=config),
             embedded_url=embedded.start() if embedded else None,
-            clock=loop.time,
+            clock=time.monotonic,
             sleep=asyncio.sleep,
             random=random.random,
         )
@@ -95,12 +96,12 @@ async def wired(
         if config.store.redis_url:
             # What is replayed is neither counted with real calls nor opens their circuits.
             prefix = config.store.prefix + (":replay" if embedded else "")
-            store = Store(replace(config.store, prefix=prefix), clock=loop.time)
+            store = Store(replace(config.store, prefix=prefix), clock=time.monotonic)
         prices = Prices(config.models)
         gate = Gate.build(
             config,
             store,
-            clock=loop.time,
+            clock=time.monotonic,
             wall_clock=time.time,
             prices=prices,
             sleep=asyncio.sleep,
@@ -114,11 +115,11 @@ async def wired(
             router=router,
             gate=gate,
             prices=prices,
-            settlement=make_settlement(gate, prices, sinks, clock=loop.time),
+            settlement=make_settlement(gate, prices, sinks, clock=time.monotonic),
             window=window,
             recent=recent,
             metrics=metrics,
-            clock=loop.time,
+            clock=time.monotonic,
             version=VERSION,
             mode="replay" if embedded else "record" if cassette else "live",
             scenarios=embedded.scenarios if embedded else (),
@@ -167,7 +168,7 @@ def live_router(config: Config) -> Router:
     return make_router(
         config,
         partial(_transport, cassette=None, config=config),
-        clock=asyncio.get_running_loop().time,
+        clock=time.monotonic,
         sleep=asyncio.sleep,
         random=random.random,
     )

@@ -65,7 +65,7 @@ class Services:
     recent: RecentCalls
     metrics: Metrics
     clock: Callable[[], float]
-    """Seconds on the event loop's clock."""
+    """Seconds on a monotonic clock, the base of the event loop's."""
     version: str
     mode: str
     """Where answers come from: live, record or replay."""

@@ -9,6 +9,7 @@ import json
 import logging
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -274,13 +275,13 @@ class Client:
 
 
 class Clock:
-    """The event loop's clock, which a test may move forward."""
+    """The server's clock, which a test may move forward."""
 
     def __init__(self) -> None:
         self._ahead_s = 0.0
 
     def __call__(self) -> float:
-        return asyncio.get_running_loop().time() + self._ahead_s
+        return time.monotonic() + self._ahead_s
 
     def advance(self, seconds: float) -> None:
         self._ahead_s += seconds

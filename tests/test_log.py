@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
@@ -26,6 +27,7 @@ from telemetry.call_log import log_call
 from telemetry.log_format import FIELDS, JsonFormatter, TextFormatter
 from telemetry.log_writer import LogWriter
 from telemetry.settlement import Settlement
+from wiring import wired
 
 CANARY = "canary-9d20"
 
@@ -345,3 +347,12 @@ def test_a_reader_that_is_gone_is_counted():
     handler.close()
     os.close(descriptor)
     assert handler.dropped == 6
+
+
+async def test_latencies_are_measured_finer_than_they_are_written(settings):
+    """A tenth of a millisecond is written; uvloop's own clock stands still while this runs."""
+    async with wired(settings(), None) as services:
+        began, tick = services.clock(), time.perf_counter()
+        while time.perf_counter() - tick < 0.0001:
+            pass
+        assert 0.0001 <= services.clock() - began < 1
