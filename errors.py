@@ -83,6 +83,8 @@ class CallError(Exception):
         self.unhealthy = unhealthy
         self.retry_after_s = retry_after_s
         self.param = param
+        self.provider_status: int | None = None
+        """HTTP status of the provider's answer, where it was an error's."""
         super().__init__(f"{code}: {self.reason}")
 
 

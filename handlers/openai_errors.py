@@ -11,6 +11,8 @@ _TYPES: Final = {
     403: "permission_error",
     429: "rate_limit_error",
 }
+# By reason: codes of OpenAI's on which its clients act, here by shortening the conversation.
+_CODES: Final = {"context_length": "context_length_exceeded"}
 
 
 def envelope(failure: CallError) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def envelope(failure: CallError) -> dict[str, Any]:
             "message": failure.text,
             "type": kind,
             "param": failure.param,
-            "code": failure.code,
+            "code": _CODES.get(failure.reason, failure.code),
         }
     }
 

@@ -4,9 +4,10 @@ Rules of this module:
 
 - Every exception of openai, aiohttp and httpx2 has a meaning here (a test walks openai's
   whole tree); everything else is a bug of ours and passes untouched.
-- No foreign text crosses: only the type, the status, and a few machine-readable fields.
-- `transient` follows the calling rules: connection errors, timeouts, 429, 500, 502, 503
-  and 504 may be tried again. A provider's `x-should-retry` header overrules the list.
+- No foreign text crosses: only the type, the status, and what provider/refusal.py makes of an
+  error's body.
+- `transient` follows the calling rules: connection errors, timeouts, `TRANSIENT_4XX` and every
+  5xx may be tried again. A provider's `x-should-retry` header overrules the list.
 """
 
 import email.utils
@@ -15,15 +16,15 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 import httpx2
 import openai
 
 from errors import CallError
-
-_TRANSIENT: Final = frozenset((429, 500, 502, 503, 504))
+from provider.refusal import TRANSIENT_4XX, from_body, kind_of, read_error
+from provider.refusal_codes import Kind
 
 # The most specific type first: the first match decides. Each value is (code, reason).
 _CONNECTION: Final[tuple[tuple[type[Exception], str, str], ...]] = (
@@ -40,6 +41,10 @@ _CONNECTION: Final[tuple[tuple[type[Exception], str, str], ...]] = (
     (openai.APIConnectionError, "provider_unavailable", "connection"),
     (httpx2.TransportError, "provider_unavailable", "connection"),
 )
+
+OWN_FIELDS: Final = frozenset(("max_tokens", "max_completion_tokens", "stream", "stream_options"))
+"""What a request has by our settings, so that its caller is not to blame if it is refused."""
+_TOO_LONG: Final = "The conversation is too long for this model"
 
 # What a provider says with status 200: the answer is not what was promised. It may have
 # been paid for already, so it is not asked for again.
@@ -69,8 +74,8 @@ def translated() -> Iterator[None]:
 def translate(error: Exception, now: Callable[[], float] = time.time) -> CallError | None:
     """What a foreign exception means, or None if it is not foreign (`CallError` included)."""
     if isinstance(error, openai.APIStatusError):
-        fields = error.body if isinstance(error.body, dict) else {}
-        return status_error(error.status_code, error.response.headers, fields, now)
+        body = from_body(error.response.content)
+        return status_error(error.status_code, error.response.headers, body, now)
     for kind, code, reason in _CONNECTION:
         if isinstance(error, kind):
             return CallError(code, reason, transient=True, unhealthy=True)
@@ -82,53 +87,71 @@ def translate(error: Exception, now: Callable[[], float] = time.time) -> CallErr
 def status_error(
     status: int,
     headers: Mapping[str, str],
-    fields: Mapping[str, Any],
+    document: object,
     now: Callable[[], float] = time.time,
 ) -> CallError:
     """The meaning of an error status.
 
     Args:
-        fields: the provider's error object (`type`, `code`); its `message` is never read.
+        document: the error's body as JSON, or the error object in it.
         now: seconds since the epoch, to which a date in Retry-After is compared.
     """
-    if "insufficient_quota" in (fields.get("code"), fields.get("type")):
-        return CallError("provider_misconfigured", "insufficient_quota")
-    reason = f"status_{status}"
-    if status in (400, 413, 422):
-        return CallError("prompt_rejected", reason)
+    error = read_error(document)
+    kind = kind_of(status, error)
+    if kind is None:
+        meaning = _unexplained(status, headers, now)
+    else:
+        meaning = _explained(kind, status, error.param)
+    meaning.provider_status = status
+    return meaning
+
+
+def _explained(kind: Kind, status: int, param: str | None) -> CallError:
+    match kind:
+        case "refused":
+            return CallError("prompt_rejected", f"status_{status}")
+        case "moderation":
+            return CallError("prompt_rejected", kind)
+        case "context_length":
+            return CallError("prompt_too_long", kind, text=_TOO_LONG)
+        case "refused_parameter" if param not in OWN_FIELDS:
+            text = f"The provider does not accept this {param} for this model"
+            return CallError("invalid_request", kind, text=text, param=param)
+        case "bad_tool_call":  # the model's own fault, which it may not make again
+            return CallError("provider_unavailable", kind, transient=True)
+        case _:
+            return CallError("provider_misconfigured", kind, param=param)
+
+
+def _unexplained(status: int, headers: Mapping[str, str], now: Callable[[], float]) -> CallError:
     if 300 <= status < 400:
         return CallError("provider_unavailable", "redirect")
-    # 408 and 409 are the two 4xx which say "not now" rather than "not you".
-    if 400 <= status < 500 and status not in (408, 409, 429):
+    reason = f"status_{status}"
+    if 400 <= status < 500 and status not in TRANSIENT_4XX:
         return CallError("provider_misconfigured", reason)
-    wish = headers.get("x-should-retry")
     return CallError(
         "provider_unavailable",
         reason,
-        transient=wish == "true" or (status in _TRANSIENT and wish != "false"),
+        transient=headers.get("x-should-retry") != "false",
         unhealthy=status >= 500,
         retry_after_s=retry_after_s(headers, now),
     )
 
 
-def body_error(fields: object) -> CallError:
+def body_error(document: object) -> CallError:
     """The meaning of an error object inside a 200, buffered or streamed.
 
     No answer was given, so the next attempt pays for nothing twice. Some gateways put the
     HTTP status that they would have sent into `code`.
     """
-    fields = fields if isinstance(fields, dict) else {}
-    code = fields.get("code")
-    if isinstance(code, str) and code.isdecimal() and len(code) == 3:
-        code = int(code)
-    if isinstance(code, int) and 400 <= code < 600:
-        return status_error(code, {}, fields)
-    if code == "content_filter":
-        return CallError("prompt_rejected", "content_filter")
-    if fields.get("type") == "invalid_request_error":
-        return CallError("prompt_rejected", "error_in_body")
-    meaning = status_error(500, {}, fields)
-    if meaning.code == "provider_unavailable":
+    fields = document if isinstance(document, dict) else {}
+    code = str(fields.get("code"))
+    if code.isdecimal() and 400 <= int(code[:4]) < 600:
+        return status_error(int(code), {}, document)
+    status = 400 if fields.get("type") == "invalid_request_error" else 500
+    meaning = status_error(status, {}, document)
+    meaning.provider_status = None
+    if meaning.reason == f"status_{status}":
         meaning.reason = "error_in_body"
     return meaning
 
