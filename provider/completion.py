@@ -13,6 +13,8 @@ import orjson
 from call import Usage
 from documents import is_deeper, leaves
 from errors import CallError
+from provider.finish_reason import finish_reason
+from provider.refusal import error_in
 from provider.sse import Event
 from provider.translate import body_error
 
@@ -21,9 +23,9 @@ DONE: Final = b"[DONE]"
 _NOT_SAID: Final = frozenset(
     ("role", "id", "type", "data", "format", "signature", "encrypted_content")
 )
-_REASONS: Final = frozenset(("stop", "length", "content_filter", "tool_calls", "function_call"))
 # More than any model has ever been asked; nothing could count with it.
 _MAX_TOKENS: Final = 10**9
+_HEAD: Final = frozenset(("id", "object", "model", "usage"))
 _WORDS: Final = {"content"}
 _MAX_LEVELS: Final = 100
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
@@ -53,10 +55,13 @@ class Delta(NamedTuple):
     @property
     def is_content(self) -> bool:
         """Whether a caller who saw this has seen some of the answer."""
-        return (
-            bool(self.said)
-            or any(reason for _, reason in self.choices)
-            or any((choice.get("delta") or {}).get("audio") for choice in self.document["choices"])
+        return any(reason for _, reason in self.choices) or self.is_answer
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether that is more than its end."""
+        return bool(self.said) or any(
+            (choice.get("delta") or {}).get("audio") for choice in self.document["choices"]
         )
 
 
@@ -70,15 +75,27 @@ def parse_completion(body: bytes) -> Completion:
     document = _object(body)
     choices = _choices(document)
     if not choices:
-        raise _garbage("no_choice")
+        raise filtered() if is_empty_answer(document) else _garbage("no_choice")
     for choice in choices:
+        if choice.get("message") is None and _reason(choice) == "content_filter":
+            choice["message"] = {"role": "assistant", "content": None}
         if not _text(choice.get("finish_reason")) or not isinstance(choice.get("message"), dict):
             raise _garbage("no_choice")
-    finish_reason = _reason(choices[0])
-    words = said(choices, "message")
-    if finish_reason == "content_filter" and not words:
-        raise CallError("prompt_rejected", "content_filter")
-    return Completion(document, finish_reason or "other", usage_of(document))
+    reasons = [_reason(choice) for choice in choices]
+    if set(reasons) == {"content_filter"} and not said(choices, "message"):
+        raise filtered()
+    return Completion(document, reasons[0] or "other", usage_of(document))
+
+
+def is_empty_answer(document: dict[str, Any]) -> bool:
+    """Whether it is all that an answer has but for a choice: so Gemini says that a filter stopped
+    the prompt."""
+    return not document["choices"] and not _HEAD.isdisjoint(document)
+
+
+def filtered() -> CallError:
+    """The provider's moderation left nothing of an answer."""
+    return CallError("prompt_rejected", "moderation")
 
 
 def parse_event(event: Event) -> Delta:
@@ -127,12 +144,12 @@ def _object(data: bytes) -> dict[str, Any]:
         document = orjson.loads(data)  # refuses bad UTF-8, NaN, and more than 1,024 levels
     except orjson.JSONDecodeError:
         raise _garbage("bad_json") from None
+    if error := error_in(document):
+        raise body_error(error)
     if not isinstance(document, dict):
         raise _garbage("bad_json")
     if data.count(b"[") + data.count(b"{") > _MAX_LEVELS and is_deeper(document, _MAX_LEVELS):
         raise _garbage("too_deep")  # it could not be passed on
-    if document.get("error"):
-        raise body_error(document["error"])
     return document
 
 
@@ -143,6 +160,8 @@ def _choices(document: dict[str, Any]) -> list[dict[str, Any]]:
     for choice in choices:
         if not isinstance(choice, dict):
             raise _garbage("no_choice")
+        if error := choice.get("error"):
+            raise body_error(error)
         for part in ("message", "delta"):
             fields = choice.get(part)
             if fields is None:
@@ -184,9 +203,7 @@ def _text(value: object) -> str:
 
 
 def _reason(choice: dict[str, Any]) -> str | None:
-    """Why this choice ended, in words that are known: any others might be somebody's prompt."""
-    reason = _text(choice.get("finish_reason"))
-    return reason if reason in _REASONS else "other" if reason else None
+    return finish_reason(_text(choice.get("finish_reason")))
 
 
 def usage_of(document: dict[str, Any]) -> Usage | None:

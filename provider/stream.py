@@ -6,6 +6,7 @@ Rules of this module:
 - Words that came before a fault are handed on before it is raised.
 - Only an event restarts the idle timer; comments and half events are silence. The timer
   runs while we wait for the provider, never while the client is slow to read.
+- A stream in which moderation left no answer is no answer: `prompt_rejected`.
 - A finish reason for each choice makes the answer whole: whatever breaks after it costs the
   usage at most. An end without one is truncation, and that is a failure.
 """
@@ -19,10 +20,18 @@ import httpx2
 
 from call import Usage
 from errors import CallError
-from provider.completion import DONE, Delta, model_of, parse_event
+from provider.completion import (
+    DONE,
+    Delta,
+    filtered,
+    is_empty_answer,
+    model_of,
+    parse_event,
+)
 from provider.deadline import IdleTimer
+from provider.refusal import error_in, from_body
 from provider.sse import Event, LineTooLong, SSEDecoder
-from provider.translate import translated
+from provider.translate import body_error, translated
 
 _DRAIN_S: Final = 0.5
 # Events before the first content: one that gives a role for each choice.
@@ -74,9 +83,17 @@ class ChatStream:
         """Read up to the first content; the attempt around it bounds and counts this."""
         kind = self._response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "text/event-stream":
+            if error := error_in(from_body(await self._response.aread())):
+                raise body_error(error)
             raise CallError("provider_unavailable", "not_a_stream", unhealthy=True)
         while not any(delta.is_content for delta in self._held):
             self._held = self._held[:_MAX_HELD] + await self._next_deltas(nullcontext())
+        if (
+            self.whole
+            and set(self.finish_reasons.values()) == {"content_filter"}
+            and not any(delta.is_answer for delta in self._held)
+        ):
+            raise filtered()
         self.model = model_of(self._held[-1].document)
 
     def __aiter__(self) -> "ChatStream":
@@ -143,9 +160,7 @@ class ChatStream:
             for event in events:
                 if event.data == DONE:
                     if not self.whole:
-                        raise CallError(
-                            "provider_unavailable", "truncated", transient=True, unhealthy=True
-                        )
+                        raise self._unfinished([*self._held, *deltas])
                     self._done = True
                     break
                 delta = parse_event(event)
@@ -157,3 +172,10 @@ class ChatStream:
         except CallError as fault:
             self._fault = fault
         return deltas
+
+    def _unfinished(self, deltas: list[Delta]) -> CallError:
+        """What an end means before each choice has ended; `deltas` are all that came if none has
+        begun."""
+        if not self.finish_reasons and any(is_empty_answer(delta.document) for delta in deltas):
+            return filtered()
+        return CallError("provider_unavailable", "truncated", transient=True, unhealthy=True)
