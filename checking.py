@@ -44,11 +44,12 @@ async def _findings(
     found += preflight.findings(config, host)
     found += [each async for each in probes.local(config)]
     if asked.live:
-        router = live_router(config)
+        router = None if config.replays else live_router(config)
         try:
             found += [each async for each in probes.live(config, router)]
         finally:
-            await router.aclose()
+            if router is not None:
+                await router.aclose()
     return found
 
 

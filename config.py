@@ -126,6 +126,8 @@ class ProviderConfig:
     max_response_bytes: int
     max_line_bytes: int
     max_stream_bytes: int
+    api_key_variable: str = "OPENAI_API_KEY"
+    """Where the key comes from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def load(path: Path, environ: Mapping[str, str], *, keyless: bool = False) -> Co
     )
     _check_upstreams(config)
     if not keyless:
-        _check_keys(config, values)
+        _check_keys(config)
     platform = platform_of(environ)
     check_exposure(config, f"this platform ({platform.name})" if platform else config.host)
     if platform:
@@ -119,7 +119,8 @@ def _providers(
             raise ConfigError("[provider:default]: is [provider]")
         if "base_url" not in own:
             raise ConfigError(f"[provider:{name}] base_url: must be set")
-        key = environ.get(own.pop("api_key_variable", _key_variable(name)), "").strip()
+        own.setdefault("api_key_variable", _key_variable(name))
+        key = environ.get(own["api_key_variable"], "").strip()
         providers[name] = replace(default, **own, api_key=key)
     return providers
 
@@ -155,7 +156,7 @@ def _check_upstreams(config: Config) -> None:
                 )
 
 
-def _check_keys(config: Config, values: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_keys(config: Config) -> None:
     """Who would be asked must have a key: replaying recorded answers in place of a provider that
     was named would be a surprise, and so would its 401."""
     default_url = SCHEMA["properties"]["provider"]["properties"]["base_url"]["default"]
@@ -165,10 +166,7 @@ def _check_keys(config: Config, values: Mapping[str, Mapping[str, Any]]) -> None
     for name in asked:
         if not config.providers[name].api_key:
             section = "[provider]" if name == "default" else f"[provider:{name}]"
-            own = values.get(f"provider:{name}", {})
-            variable = own.get("api_key_variable", _key_variable(name))
-            if name == "default":
-                variable = "OPENAI_API_KEY"
+            variable = config.providers[name].api_key_variable
             raise ConfigError(
                 f"{section} has no key: set {variable} "
                 "(any word does for an engine which wants none)"

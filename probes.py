@@ -24,17 +24,12 @@ from guards import keys
 from guards.auth import make_authenticator
 from preflight import Finding, targets
 from prices import known_price
+from provider.diagnosis import diagnose
 from provider.embedded import Library
 from provider.router import Router
 from store import connection
 
 _TIMEOUT_S: Final = 5.0
-_REFUSED: Final = {
-    "status_401": "the key was refused (401)",
-    "status_403": "the key may not do this (403)",
-    "status_404": "there is no such model, or no API at this address (404)",
-    "insufficient_quota": "the account has no credit left (429 insufficient_quota)",
-}
 
 
 async def local(config: Config) -> AsyncIterator[Finding]:
@@ -48,13 +43,15 @@ async def local(config: Config) -> AsyncIterator[Finding]:
     yield await _redis(config.store)
 
 
-async def live(config: Config, router: Router) -> AsyncIterator[Finding]:
+async def live(config: Config, router: Router | None) -> AsyncIterator[Finding]:
     """What others have to say: each model, and the keys of tokens."""
     if config.auth.jwt_jwks.startswith(("http://", "https://")):
         yield await _key_set(config.auth)
     if config.replays:
-        yield Finding("ok", "live", "recordings answer; nobody was asked")
+        found = "no key is set, so there is no provider to ask"
+        yield Finding("fail", "live", found, f"{config.provider.api_key_variable}=…")
         return
+    assert router is not None
     for target in targets(config):
         yield await _model(target, config, router)
 
@@ -163,17 +160,11 @@ async def _model(target: Target, config: Config, router: Router) -> Finding:
     except CallError as error:
         if error.code == "prompt_rejected":
             return Finding("warn", check, "took the key, but refuses an answer of one token")
-        found = _REFUSED.get(error.reason, f"failed: {error.reason}")
-        return Finding("fail", check, found, _mend(target.provider, error.reason))
+        diagnosis = diagnose(error, target, config.providers[target.provider])
+        if diagnosis:
+            return Finding("fail", check, *diagnosis)
+        section = "provider" if target.provider == "default" else f"provider:{target.provider}"
+        return Finding("fail", check, f"failed: {error.reason}", f"[{section}] base_url")
     cost = known_price(target.model)
     spent = f"about ${cost.usd(8, 1):.7f}" if cost else "a price that is not known"
     return Finding("ok", check, f"answered in {time.monotonic() - began:.1f} s; it cost {spent}")
-
-
-def _mend(provider: str, reason: str) -> str:
-    section = "provider" if provider == "default" else f"provider:{provider}"
-    if reason in ("status_401", "status_403"):
-        return "OPENAI_API_KEY=…" if provider == "default" else f"the key of [{section}]"
-    if reason == "insufficient_quota":
-        return f"the account of [{section}]"
-    return f"[{section}] base_url" + (", or the model's name" if reason == "status_404" else "")

@@ -3,15 +3,17 @@
 Which attempts follow which is `provider.retry`'s; what one attempt is, `provider.client`'s.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 
 from call import Call
 from config import CircuitConfig, Config, ProviderConfig, Target
+from errors import CallError
 from provider.circuit import Circuit
 from provider.client import Provider
 from provider.completion import Completion
+from provider.diagnosis import Notices
 from provider.retry import Retry
 from provider.stream import ChatStream
 
@@ -40,6 +42,7 @@ class Router:
         self._models = config.models
         self._make = make
         self._clock = clock
+        self._notices = Notices(clock)
         self.providers: Mapping[str, Provider] = {
             name: make(name, provider, Circuit(config.circuit, clock))
             for name, provider in config.providers.items()
@@ -80,6 +83,15 @@ class Router:
     def _circuit(self, name: str, config: CircuitConfig) -> Circuit:
         return self.retry.circuits.get(name) or Circuit(config, self._clock)
 
+    @contextmanager
+    def _noting(self, target: Target, provider: Provider) -> Iterator[None]:
+        """Write a line for the operator where an attempt fails by what he can fix."""
+        try:
+            yield
+        except CallError as error:
+            self._notices.note(error, target, provider.config)
+            raise
+
     async def aclose(self) -> None:
         for provider in self.providers.values():
             await provider.aclose()
@@ -102,7 +114,8 @@ class Router:
 
         async def attempt(target: Target, within_s: float) -> Completion:
             provider = self.providers[target.provider]
-            return await provider.complete(call, target.model, within_s)
+            with self._noting(target, provider):
+                return await provider.complete(call, target.model, within_s)
 
         return await self.retry.run(call, self._models[call.model].upstream, attempt)
 
@@ -116,7 +129,8 @@ class Router:
 
         async def attempt(target: Target, within_s: float) -> ChatStream:
             provider = self.providers[target.provider]
-            return await provider.stream(call, target.model, within_s)
+            with self._noting(target, provider):
+                return await provider.stream(call, target.model, within_s)
 
         stream = await self.retry.run(call, self._models[call.model].upstream, attempt)
         try:

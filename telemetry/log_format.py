@@ -59,6 +59,7 @@ FIELDS: Final = {
     "samples": "sluice.samples",
     "check": "sluice.check",
     "fault": "sluice.fault",
+    "fix": "sluice.fix",
     "changed": "sluice.changed",
     "needs_restart": "sluice.needs_restart",
     "dropped": "sluice.dropped",

@@ -197,6 +197,40 @@ async def test_what_the_provider_says_is_told(live, upstream, answer, level, tol
     assert KEY not in repr(found)
 
 
+@pytest.mark.parametrize(
+    ("status", "message", "found", "mend"),
+    [
+        (400, "API key not valid. Please pass a valid API key.", "the key was refused (400)",
+         "OPENAI_API_KEY=…"),
+        (402, "Insufficient Balance", "no credit left (402)", "OPENAI_API_KEY"),
+        (400, "Model Not Exist", "no such model (400)", "gpt-4o-mini"),
+        (405, "No.", "no API at this address (405)", "[provider] base_url"),
+        (302, "No.", "redirects elsewhere", "[provider] base_url"),
+        (400, "Unsupported parameter: 'max_tokens'", "field max_tokens was refused",
+         "[provider] max_tokens_field"),
+    ],
+)  # fmt: skip
+async def test_key_account_model_address_and_field_are_told_apart(
+    live, upstream, status, message, found, mend
+):
+    upstream.will(error(status, message=message))
+    (finding,) = await live()
+    assert (finding.level, found in finding.found, mend in finding.mend) == ("fail", True, True)
+
+
+async def test_what_the_operator_can_fix_is_one_line_a_minute(sluice, upstream, caplog):
+    upstream.will(error(401))
+    server = await sluice()
+    for _ in range(3):
+        await server.chat()
+    (line,) = (each for each in caplog.records if each.name == "sluice.provider")
+    assert (line.levelname, line.reason, line.fix) == ("ERROR", "wrong_key", "OPENAI_API_KEY=…")
+    assert KEY not in repr(line.__dict__)
+    server.clock.advance(61)
+    await server.chat()
+    assert len([each for each in caplog.records if each.name == "sluice.provider"]) == 2
+
+
 async def test_the_providers_are_closed_whatever_happens(settings, monkeypatch):
     closed = []
 
@@ -229,6 +263,13 @@ async def test_check_is_0_where_nothing_fails_and_1_where_something_does():
     assert (code, errors, document["level"]) == (1, "", "fail")
     (fault,) = (each for each in document["checks"] if each["level"] == "fail")
     assert (fault["check"], "keys add NAME makes it" in fault["found"]) == ("credentials", True)
+
+
+async def test_a_live_check_without_a_key_is_one_failure():
+    code, output, errors = await finished("check", "--live")
+    assert (code, errors) == (1, "")
+    assert "no key is set" in output
+    assert "OPENAI_API_KEY=…" in output
 
 
 async def test_settings_that_cannot_be_are_one_failure():
