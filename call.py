@@ -108,7 +108,7 @@ class Call:
     replayed: bool = False
     """Answered from another request's recording."""
     recording: str | None = None
-    """What answered in place of a provider; see `provider.cassette.RECORDING_HEADER`."""
+    """What answered in place of a provider; see `provider.replay.cassette.RECORDING_HEADER`."""
     provider_request_id: str | None = None
     response_model: str | None = None
     """The model that answered, as the provider says."""

@@ -26,18 +26,17 @@ from typing import TYPE_CHECKING, Final
 
 from dotenv import dotenv_values
 
-import audit_view
-import commands
-import config_loader
-from config import Config
+from cli import audit as audit_view
+from cli import parser as commands
+from config import Config, loader
+from config.platforms import platform_of
 from errors import ConfigError
-from platforms import platform_of
-from telemetry import log as logs
-from telemetry.tracing import tracing
+from telemetry.logging import setup as logs
+from telemetry.tracing.env import tracing
 from version import VERSION
 
 if TYPE_CHECKING:
-    from preflight import Host
+    from preflight.checks import Host
 
 HERE: Final = Path(__file__).parent
 # tiktoken looks here before it would ask the network.
@@ -51,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.command == "check":
             # Here and below, for the SDK alone takes longer to load than other commands to run.
-            from checking import check
+            from cli.check import check
 
             return check(options, load, _host(), _environment(options))
         config = load()
@@ -65,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.command == "record":
             _check_recording(config, options.cassette)
         logs.configure(config.log.level, config.log.format, colour=not os.environ.get("NO_COLOR"))
-        from serving import serve
+        from app.serving import serve
 
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(
@@ -78,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _load(options: argparse.Namespace) -> Config:
-    return config_loader.load(
+    return loader.load(
         options.config, _environment(options), keyless=options.command in ("replay", "audit")
     )
 
@@ -104,7 +103,7 @@ def _check_recording(config: Config, cassette: Path) -> None:
 
 
 def _host() -> "Host":
-    from preflight import Host
+    from preflight.checks import Host
 
     return Host(
         on_platform=platform_of(os.environ) is not None,

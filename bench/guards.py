@@ -17,8 +17,8 @@ ROOT: Final = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(ROOT / "tokens"))
 
-import config_loader  # noqa: E402
 from call import Call  # noqa: E402
+from config import loader  # noqa: E402
 from guards.gate import Gate  # noqa: E402
 from guards.tokens import weigh  # noqa: E402
 from prices import Prices  # noqa: E402
@@ -53,7 +53,7 @@ async def cpu_us(text: str, work: Callable[[Call], Awaitable[object]]) -> float:
 
 
 async def main() -> None:
-    config = config_loader.load(ROOT / "config.ini", UNLIMITED)
+    config = loader.load(ROOT / "config.ini", UNLIMITED)
     gate = Gate.build(
         config,
         None,

@@ -16,12 +16,12 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-import config_loader  # noqa: E402
-import wiring  # noqa: E402
+from app import wiring  # noqa: E402
 from call import Call  # noqa: E402
+from config import loader  # noqa: E402
 from errors import CallError  # noqa: E402
-from provider.cassette import Provenance  # noqa: E402
-from provider.recorder import RecordingTransport  # noqa: E402
+from provider.replay.cassette import Provenance  # noqa: E402
+from provider.replay.recorder import RecordingTransport  # noqa: E402
 from provider.transport import AiohttpTransport  # noqa: E402
 
 PORT = 9911
@@ -56,9 +56,7 @@ async def record(name: str) -> None:
     path.unlink(missing_ok=True)
     loop = asyncio.get_running_loop()
     environ = {"OPENAI_API_KEY": "not-a-key", "OPENAI_BASE_URL": f"http://127.0.0.1:{PORT}/v1"}
-    config = config_loader.load(
-        HERE.parent / "config.ini", {"SLUICE_RETRY_MAX_ATTEMPTS": "1", **environ}
-    )
+    config = loader.load(HERE.parent / "config.ini", {"SLUICE_RETRY_MAX_ATTEMPTS": "1", **environ})
     network = AiohttpTransport(connect_s=5, max_response_bytes=65536, max_stream_bytes=65536)
     provenance = Provenance(
         engine="a local server answering in OpenAI's documented error shape",

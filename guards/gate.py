@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from call import Call, Caller
+from calls.admission import Admission
+from calls.idempotency import Replies
 from config import Config
-from guards.admission import Admission
-from guards.auth import Authenticator, make_authenticator
-from guards.idempotency import Replies
-from guards.limits import Limits
-from guards.redaction import Redactor
-from guards.restoring import AnswerRestorer
-from guards.single_use import SingleUse
-from guards.texts import places
+from guards.auth.base import Authenticator, make_authenticator
+from guards.auth.single_use import SingleUse
+from guards.limits.limits import Limits
+from guards.redaction.fields import places
+from guards.redaction.redactor import Redactor
+from guards.redaction.restorer import AnswerRestorer
 from guards.tokens import load_tables, weigh
 from prices import Prices
-from store import Store
+from store.redis import Store
 
 _THREAD_FROM_CHARACTERS: Final = 32_768
 

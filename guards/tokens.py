@@ -23,9 +23,9 @@ import tiktoken
 
 from call import Call
 from config import Config
-from documents import leaves
 from errors import CallError
-from guards.texts import packed, places
+from guards.redaction.fields import packed, places
+from json_tree import leaves
 
 _PER_MESSAGE: Final = 3
 _PER_PROMPT: Final = 3

@@ -6,15 +6,15 @@ from tornado.web import Application
 
 from handlers.base import NotFoundHandler, Services
 from handlers.chat import ChatHandler, ResumeHandler
-from handlers.completions import ChatCompletionsHandler
 from handlers.health import LivenessHandler, ReadinessHandler
 from handlers.metrics import MetricsHandler
-from handlers.models import ModelHandler, ModelsHandler
-from handlers.openai_errors import UnknownOpenAIHandler
+from handlers.openai.chat_completions import ChatCompletionsHandler
+from handlers.openai.errors import UnknownOpenAIHandler
+from handlers.openai.models import ModelHandler, ModelsHandler
+from handlers.openai.responses import ResponsesHandler
 from handlers.openapi import OpenAPIHandler
 from handlers.ops import OpsHandler, OpsPageHandler
 from handlers.page import ChatPageHandler
-from handlers.responses import ResponsesHandler
 from handlers.session import SessionHandler
 from handlers.xsrf import XsrfHandler
 

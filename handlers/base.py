@@ -33,10 +33,10 @@ from handlers.browser import BrowserHandler
 from handlers.senders import FOREIGN_NAME, THROUGH_PROXY, header_of_proxy, is_this_machine
 from prices import Prices
 from provider.router import Router
+from telemetry.logging.throttle import ThrottledLog
 from telemetry.metrics import Metrics
 from telemetry.recent import RecentCalls
 from telemetry.settlement import Settlement
-from telemetry.throttled_log import ThrottledLog
 from telemetry.window import Window
 from trace_context import TraceContext
 

@@ -19,8 +19,8 @@ import jsonschema_rs
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
-from documents import is_deeper
 from errors import CallError
+from json_tree import is_deeper
 
 _MAX_LEVELS: Final = 32
 _SCHEMAS: Final = Path(__file__).parent.parent / "schemas"

@@ -17,15 +17,15 @@ from hashlib import sha256
 from io import StringIO
 
 from call import ANONYMOUS, Call
+from calls.idempotency import Dropped, Recording, Reply, key_of
 from errors import CallError
-from guards.idempotency import Dropped, Recording, Reply, key_of
-from guards.restoring import AnswerRestorer
+from guards.redaction.restorer import AnswerRestorer
 from guards.tokens import AnswerMeter, weigh_answer
-from handlers.answer import Format
+from handlers.formats.base import Format
 from handlers.request import RequestHandler
 from handlers.stream import StreamHandler
-from provider.completion import said
 from provider.deadline import run
+from provider.dialects.openai_chat import said
 from provider.stream import ChatStream
 from telemetry.audit import MAX_CONTENT
 

@@ -11,13 +11,13 @@ from typing import Any, Final
 import orjson
 
 from call import Call
-from handlers.answer import EVENT_STREAM, Format
 from handlers.body import Schema, invalid
 from handlers.calls import CallHandler
-from handlers.plain import PlainText
+from handlers.formats.base import EVENT_STREAM, Format
+from handlers.formats.plain_text import PlainText
+from handlers.formats.ui_stream import UiStream
 from handlers.request import RequestHandler, without_system
-from handlers.ui_stream import UiStream
-from provider.completion import Completion, first_text
+from provider.dialects.openai_chat import Completion, first_text
 
 _REQUEST: Final = Schema("chat.request.json")
 _UI_REQUEST: Final = Schema("chat.ui.request.json")

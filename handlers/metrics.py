@@ -21,10 +21,10 @@ from prometheus_client.metrics_core import (
 )
 
 from errors import CallError
-from guards.operator import is_operator
+from guards.auth.operator_token import is_operator
 from handlers.base import BaseHandler, Services
-from store import Store
-from telemetry import log as logs
+from store.redis import Store
+from telemetry.logging import setup as logs
 
 _CIRCUIT_STATES: Final = ("closed", "half_open", "open")
 

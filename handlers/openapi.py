@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from config import Config
-from documents import leaves
 from handlers.base import BaseHandler
+from json_tree import leaves
 
 _SCHEMAS: Final = Path(__file__).parent.parent / "schemas"
 _COMPONENTS: Final = "#/components/schemas/"

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from errors import CallError
-from guards.operator import is_operator
+from guards.auth.operator_token import is_operator
 from handlers.base import BaseHandler, Services
 from handlers.body import invalid
 from handlers.page import PageHandler

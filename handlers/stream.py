@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 from tornado.ioloop import IOLoop
 
+from calls.idempotency import Recording
 from errors import CallError
-from guards.idempotency import Recording
 from handlers.base import BaseHandler
 
 

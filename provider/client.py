@@ -26,12 +26,12 @@ import orjson
 
 from call import Call
 from config import ProviderConfig
-from provider.cassette import RECORDING_HEADER
 from provider.circuit import Circuit
-from provider.completion import Completion, model_of, parse_completion
 from provider.deadline import timer
+from provider.dialects.openai_chat import Completion, model_of, parse_completion
+from provider.failures import translated
+from provider.replay.cassette import RECORDING_HEADER
 from provider.stream import ChatStream
-from provider.translate import translated
 from provider.transport import LeanClient
 
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")

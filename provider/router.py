@@ -12,8 +12,8 @@ from config import CircuitConfig, Config, ProviderConfig, Target
 from errors import CallError
 from provider.circuit import Circuit
 from provider.client import Provider
-from provider.completion import Completion
 from provider.diagnosis import Notices
+from provider.dialects.openai_chat import Completion
 from provider.retry import Retry
 from provider.stream import ChatStream
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from provider.circuit import Circuit
-from store import Store, StoreDown
+from store.redis import Store, StoreDown
 
 log: Final = logging.getLogger("sluice.circuit")
 

@@ -20,7 +20,8 @@ import httpx2
 
 from call import Usage
 from errors import CallError
-from provider.completion import (
+from provider.deadline import IdleTimer
+from provider.dialects.openai_chat import (
     DONE,
     Delta,
     filtered,
@@ -28,10 +29,9 @@ from provider.completion import (
     model_of,
     parse_event,
 )
-from provider.deadline import IdleTimer
+from provider.failures import body_error, translated
 from provider.refusal import error_in, from_body
 from provider.sse import Event, LineTooLong, SSEDecoder
-from provider.translate import body_error, translated
 
 _DRAIN_S: Final = 0.5
 # Events before the first content: one that gives a role for each choice.

@@ -30,9 +30,9 @@ import orjson
 
 from call import Attempt, Call
 from config import AuditConfig
-from documents import leaves
 from errors import ConfigError
-from telemetry.log import write
+from json_tree import leaves
+from telemetry.logging.setup import write
 from telemetry.settlement import Settled
 
 log: Final = logging.getLogger("sluice.audit")

@@ -17,11 +17,10 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, sync_pl
 from tornado.netutil import bind_sockets
 from upstream import Upstream
 
-import serving
-import wiring
+from app import serving, wiring
 from config import Config
 from handlers import Services
-from provider.embedded import Library
+from provider.replay.server import Library
 
 T = TypeVar("T")
 

@@ -29,25 +29,23 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from redis_server import RedisServer
 from upstream import RESET, Upstream
 
-import config_loader
-import serving
-import wiring
-from config import Config, ProviderConfig
+from app import serving, wiring
+from config import Config, ProviderConfig, loader
 from guards.gate import Gate
 from handlers import Services
 from prices import Prices
-from provider.cassette import Provenance
-from provider.recorder import RecordingTransport
+from provider.replay.cassette import Provenance
+from provider.replay.recorder import RecordingTransport
 from provider.transport import AiohttpTransport
 from server import HERE as ROOT  # which says where the tables of tokens are, too
-from store import Store
+from store.redis import Store
 from telemetry.audit import Audit
 from telemetry.metrics import Metrics
 from telemetry.recent import RecentCalls
 from telemetry.window import Window
 
 if TYPE_CHECKING:
-    from telemetry.traces import Traces
+    from telemetry.tracing.spans import Traces
 
 KEY = "sk-test-key"
 HELLO = {"userMessage": "Hello"}
@@ -97,7 +95,7 @@ def make_settings(
         environ["REDIS_URL"] = str(redis_url)
     environ |= _UNLIMITED
     environ |= {f"SLUICE_{name.upper()}": str(value) for name, value in overrides.items()}
-    return config_loader.load(ROOT / "config.ini", environ)
+    return loader.load(ROOT / "config.ini", environ)
 
 
 def deadline(seconds: float) -> dict[str, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from guards.pii import find
+from guards.redaction.detect import find
 
 KINDS = ("email", "phone", "card", "iban", "national_id", "ip", "api_key", "private_key")
 LEAST = 0.97

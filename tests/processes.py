@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT, Client, Reply
 from tornado.ioloop import IOLoop
 
-from platforms import PLATFORMS
-from telemetry.log_format import FIELDS
+from config.platforms import PLATFORMS
+from telemetry.logging.format import FIELDS
 
 _SHORT: Final = {long: short for short, long in FIELDS.items()}
 

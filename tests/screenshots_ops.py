@@ -20,8 +20,8 @@ from browser import PHONE, House
 from conftest import make_settings
 from playwright.sync_api import Browser, expect
 
-import wiring
-from guards import keys
+from app import wiring
+from guards.auth import api_keys as keys
 from handlers import Services
 from telemetry.recent import RecentCalls
 from telemetry.window import SLOT_S, Window

@@ -21,7 +21,7 @@ from upstream import (
     usage_of,
 )
 
-import wiring
+from app import wiring
 from call import Call
 from provider.client import max_tokens_field
 

@@ -34,16 +34,16 @@ from upstream import (
     stream,
 )
 
-import audit_view
-import commands
 from call import Attempt, Call, Usage
+from cli import audit as audit_view
+from cli import parser as commands
 from config import AuditConfig, Target
 from errors import CallError, ConfigError
 from prices import Prices
 from telemetry import audit
 from telemetry.audit import Audit, ConsentedRecord, Record, is_sample
-from telemetry.log_format import JsonFormatter
-from telemetry.log_writer import LogWriter
+from telemetry.logging.format import JsonFormatter
+from telemetry.logging.writer import LogWriter
 from telemetry.settlement import Settled, Settlement
 
 CONSENT = ("X-Audit-Consent", "true")

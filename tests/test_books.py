@@ -39,7 +39,7 @@ from upstream import (
 )
 
 from errors import OUTCOMES
-from guards import keys
+from guards.auth import api_keys as keys
 
 CALLS = 2000
 AT_ONCE = 16

@@ -12,7 +12,7 @@ from conftest import make_settings
 from playwright.sync_api import Browser, BrowserContext, Route, expect
 from upstream import DONE, after_content, answer_stream, chunks, delta, error, finish, held, silence
 
-from guards import keys
+from guards.auth import api_keys as keys
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="NO BROWSER TESTS: chromium is missing (sh tests/tools.sh installs it)"

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import vcr
 
-import config_loader
-import wiring
+from app import wiring
+from config import loader
 from guards.gate import Gate
 from handlers import Services, make_app
 from prices import Prices
-from provider.cassette import Exchange, Provenance, load, save
-from provider.completion import first_text, parse_completion
+from provider.dialects.openai_chat import first_text, parse_completion
+from provider.replay.cassette import Exchange, Provenance, load, save
 from provider.transport import AiohttpTransport
 from telemetry.metrics import Metrics
 from telemetry.recent import RecentCalls
@@ -88,7 +88,7 @@ def app(io_loop, waits):
             "OPENAI_BASE_URL": ANSWERS[0].url.removesuffix("/chat/completions"),
             "OPENAI_API_KEY": "not-a-key",
         }
-        settings = config_loader.load(ROOT / "config.ini", environ)
+        settings = loader.load(ROOT / "config.ini", environ)
         router = wiring.make_router(
             settings,
             lambda name, provider: AiohttpTransport(

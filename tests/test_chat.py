@@ -7,8 +7,8 @@ import pytest
 from conftest import HELLO, KEY, StartSluice, assert_valid, chat
 from upstream import Upstream, held, json_reply, ok, usage_of
 
+from calls.admission import Admission
 from errors import OUTCOMES, CallError
-from guards.admission import Admission
 
 SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
 

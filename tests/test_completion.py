@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from call import Usage
 from errors import CallError
-from provider.completion import first_text, parse_completion, parse_event, said
+from provider.dialects.openai_chat import first_text, parse_completion, parse_event, said
 from provider.sse import Event
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}

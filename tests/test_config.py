@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import config
-import config_loader
-from config_reader import SCHEMA
+from config import loader
+from config.reader import SCHEMA
 from errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -20,7 +20,7 @@ SETTINGS = [(section, key) for section in SECTIONS for key in SECTIONS[section][
 def load(tmp_path, text="", **environ):
     path = tmp_path / "config.ini"
     path.write_text(text)
-    return config_loader.load(path, environ)
+    return loader.load(path, environ)
 
 
 def fault(tmp_path, text="", **environ):
@@ -82,7 +82,7 @@ def test_models_and_providers_have_names(tmp_path):
     assert (fast.max_tokens, fast.max_tokens_limit, fast.callers) == (50, 0, ())
     assert loaded.models["gpt-4o-mini"].upstream == (("default", "gpt-4o-mini"),)
     assert CANARY not in repr(loaded)
-    assert CANARY not in str(list(config_loader.effective(loaded)))
+    assert CANARY not in str(list(loader.effective(loaded)))
 
 
 def test_no_answer_is_longer_than_the_limit(tmp_path):
@@ -117,7 +117,7 @@ def test_a_default_model_elsewhere_needs_no_key_of_openai(tmp_path):
     named = text.replace("attempt_s", "api_key_variable = MY_KEY\nattempt_s")
     assert "[provider:groq] has no key: set MY_KEY" in fault(tmp_path, named, GROQ_API_KEY="x")
     path = tmp_path / "config.ini"
-    assert config_loader.load(path, {"GROQ_API_KEY": "x"}, keyless=True).replays
+    assert loader.load(path, {"GROQ_API_KEY": "x"}, keyless=True).replays
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_values_are_taken_literally(tmp_path):
 def test_a_byte_order_mark_is_no_fault(tmp_path):
     path = tmp_path / "config.ini"
     path.write_bytes(b"\xef\xbb\xbf[server]\nport = 1001\n")
-    assert config_loader.load(path, {}).server.port == 1001
+    assert loader.load(path, {}).server.port == 1001
 
 
 def test_the_cassettes_are_beside_the_file(tmp_path):
@@ -256,10 +256,10 @@ def test_on_a_platform_it_listens_where_the_router_comes_from(tmp_path, variable
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
     for path, told in ((tmp_path, "cannot be read"), (tmp_path / "no.ini", "cannot be read")):
         with pytest.raises(ConfigError, match=told):
-            config_loader.load(path, {})
+            loader.load(path, {})
     (tmp_path / "latin.ini").write_bytes(b"[chat]\nmodel = \xe9\n")
     with pytest.raises(ConfigError, match="is not UTF-8 text"):
-        config_loader.load(tmp_path / "latin.ini", {})
+        loader.load(tmp_path / "latin.ini", {})
 
 
 @pytest.mark.parametrize(
@@ -298,11 +298,11 @@ def test_operations_are_for_this_machine_or_for_whoever_has_the_token(
 
 def test_the_key_is_masked(tmp_path):
     loaded = load(tmp_path, OPENAI_API_KEY=CANARY)
-    shown = {(section, key): value for section, key, value in config_loader.effective(loaded)}
+    shown = {(section, key): value for section, key, value in loader.effective(loaded)}
     assert shown["provider", "api_key"] == "(set)"
     assert CANARY not in repr(loaded)
     assert loaded.provider.api_key == CANARY
-    empty = {key: value for _, key, value in config_loader.effective(load(tmp_path))}
+    empty = {key: value for _, key, value in loader.effective(load(tmp_path))}
     assert empty["api_key"] == "(not set)"
 
 

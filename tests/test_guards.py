@@ -25,9 +25,9 @@ from upstream import (
 )
 
 from call import Call
-from guards import keys
-from guards.auth import make_authenticator
-from provider.completion import Completion
+from guards.auth import api_keys as keys
+from guards.auth.base import make_authenticator
+from provider.dialects.openai_chat import Completion
 
 STREAM = {**HELLO, "stream": True}
 PROMPT = 18

@@ -8,7 +8,7 @@ import pytest
 from conftest import HELLO, JSON, Reply, StartSluice, assert_valid, chat, encoded
 from upstream import Upstream, error, good, held, ok, silence
 
-from serving import drain
+from app.serving import drain
 
 TOO_LARGE = b'{"userMessage": "' + b"x" * 300_000 + b'"}'
 CHUNKED = ("Transfer-Encoding", "chunked")

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
+from calls.idempotency import Dropped, Recording, Replies, Reply, key_of
 from config import IdempotencyConfig, StoreConfig
 from errors import CallError
-from guards.idempotency import Dropped, Recording, Replies, Reply, key_of
-from store import Store
+from store.redis import Store
 
 BODY, OTHER = b"body", b"other"
 

@@ -8,7 +8,7 @@ import pytest
 
 from config import LimitConfig
 from errors import CallError, ConfigError
-from guards import keys
+from guards.auth import api_keys as keys
 
 DEFAULTS = LimitConfig(60, 1000, 0, 0, 10)
 TODAY = "2026-11-24"

@@ -9,9 +9,9 @@ from conftest import make_settings
 from call import Call, Caller, Usage
 from config import LimitConfig, StoreConfig
 from errors import CallError
-from guards.limits import Limits
+from guards.limits.limits import Limits
 from prices import Price, Prices
-from store import Store
+from store.redis import Store
 
 NONE = LimitConfig(0, 0, 0, 0, 0)
 MIDNIGHT = 20_000 * 86_400.0
@@ -260,7 +260,7 @@ async def test_the_headers_tell_the_policies_and_what_is_left_of_the_scarcest():
 async def test_counts_of_long_ago_do_not_stay_for_ever(monkeypatch, counted_in):
     if counted_in == "redis":
         pytest.skip("Redis drops them by itself")
-    monkeypatch.setattr("guards.counters._MAX_COUNTERS", 50)
+    monkeypatch.setattr("guards.limits.counters._MAX_COUNTERS", 50)
     limited = Limited(ip=limit(requests_per_minute=1))
     for n in range(500):
         await limited.call(address=f"2001:db8:{n:x}::/64")

@@ -18,16 +18,16 @@ from opentelemetry.semconv._incubating.attributes import (
     service_attributes,
 )
 
+from app.wiring import wired
 from call import Attempt, Call, Usage
 from config import Target
 from errors import OUTCOMES, CallError
 from prices import Prices
-from telemetry import log as logs
-from telemetry.call_log import log_call
-from telemetry.log_format import FIELDS, JsonFormatter, TextFormatter
-from telemetry.log_writer import LogWriter
+from telemetry.logging import setup as logs
+from telemetry.logging.call_line import log_call
+from telemetry.logging.format import FIELDS, JsonFormatter, TextFormatter
+from telemetry.logging.writer import LogWriter
 from telemetry.settlement import Settlement
-from wiring import wired
 
 CANARY = "canary-9d20"
 

@@ -26,7 +26,7 @@ from upstream import (
     usage_of,
 )
 
-import guards.keys
+from guards.auth import key_file
 
 HELLO = [{"role": "user", "content": "Hello"}]
 ASK: dict[str, Any] = {"model": "gpt-4o-mini", "messages": HELLO}
@@ -374,7 +374,7 @@ async def test_a_fault_names_its_field(sluice, sdk):
 
 async def test_credentials(sluice, upstream, sdk, tmp_path):
     upstream.will(ok())
-    key, _ = guards.keys.add(tmp_path / "keys.ini", "ada", "2026-11-24")
+    key, _ = key_file.add(tmp_path / "keys.ini", "ada", "2026-11-24")
     server = await sluice(auth_mode="keys", auth_keys_file=tmp_path / "keys.ini")
     with pytest.raises(openai.AuthenticationError) as caught:
         await sdk(server).chat.completions.create(**ASK)
@@ -560,7 +560,7 @@ async def test_models(sluice, sdk):
 
 
 async def test_models_want_credentials_too(sluice, sdk, tmp_path):
-    guards.keys.add(tmp_path / "keys.ini", "ada", "2026-11-24")
+    key_file.add(tmp_path / "keys.ini", "ada", "2026-11-24")
     server = await sluice(auth_mode="keys", auth_keys_file=tmp_path / "keys.ini")
     with pytest.raises(openai.AuthenticationError):
         await sdk(server).models.list()

@@ -22,7 +22,7 @@ from upstream import (
     usage_of,
 )
 
-import guards.keys
+from guards.auth import key_file
 
 MODEL = {"model": "gpt-4o-mini"}
 CHAT = {**MODEL, "messages": [{"role": "user", "content": "Hello"}]}
@@ -199,7 +199,7 @@ async def test_errors_have_their_classes(
 
 async def test_credentials(openai, sluice, upstream, tmp_path):
     upstream.will(good())
-    key, _ = guards.keys.add(tmp_path / "keys.ini", "ada", "2026-11-24")
+    key, _ = key_file.add(tmp_path / "keys.ini", "ada", "2026-11-24")
     server = await sluice(auth_mode="keys", auth_keys_file=tmp_path / "keys.ini")
 
     refused = await openai(server, "chat.completions.create", CHAT)

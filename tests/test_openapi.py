@@ -13,11 +13,11 @@ from jsonschema import Draft202012Validator
 from processes import OF_PLATFORMS
 from referencing import Registry, Resource
 
-from documents import leaves
 from handlers import make_app
 from handlers.openapi import describe
 from handlers.ops import OpsPageHandler
 from handlers.page import ChatPageHandler
+from json_tree import leaves
 
 UNLIMITED = {
     f"SLUICE_LIMIT_{scope}_{name}": "0"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from guards.operator import is_operator
+from guards.auth.operator_token import is_operator
 
 SECRET = "a-token-of-16-or-more"
 

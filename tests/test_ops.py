@@ -6,7 +6,7 @@ import pytest
 from conftest import HELLO, Sluice, StartSluice, assert_valid
 from upstream import Upstream, after_content, answer_stream, error, fin, ok, usage_of
 
-from guards import keys
+from guards.auth import api_keys as keys
 from telemetry.recent import KEPT
 
 TOKEN = "operator-token-9c41"

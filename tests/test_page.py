@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, StartSluice, assert_valid, encoded
 
 from errors import ConfigError
-from guards import keys
+from guards.auth import api_keys as keys
 from handlers import page
 
 WEB = ROOT / "web"

@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 from pii_report import KINDS, LEAST, corpus, measure
 
-from guards import numbers
-from guards.pii import find
+from guards.redaction import card_phone_iban as numbers
+from guards.redaction.detect import find
 
 TEXTS = corpus()
 

@@ -10,13 +10,13 @@ from conftest import KEY
 from processes import finished
 from upstream import error, ok
 
-import checking
-import preflight
-import probes
-import store
-import wiring
+from app import wiring
+from cli import check as checking
 from errors import ConfigError
-from preflight import Finding, Host
+from preflight import checks as preflight
+from preflight import probes
+from preflight.checks import Finding, Host
+from store import redis as store
 
 start = processes.start
 AT_HOME = Host(on_platform=False, python="3.11.7", uvloop=True, descriptors=1024)

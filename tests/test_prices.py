@@ -6,11 +6,10 @@ import pytest
 from conftest import HELLO, StartSluice
 from upstream import DONE, Upstream, completion, delta, finish, json_reply, stream, usage, usage_of
 
-import config_loader
 from call import Attempt, Call, Usage
-from config import Config
+from config import Config, loader
 from prices import Prices, known_price
-from provider.completion import usage_of as counted
+from provider.dialects.openai_chat import usage_of as counted
 
 MODELS = """\
 [chat]
@@ -30,7 +29,7 @@ input_usd_per_million = 7
 def config(tmp_path: Path) -> Config:
     path = tmp_path / "config.ini"
     path.write_text(MODELS)
-    return config_loader.load(path, {"OPENAI_API_KEY": "x"})
+    return loader.load(path, {"OPENAI_API_KEY": "x"})
 
 
 def call_of(config: Config, model: str, usage: Usage | None) -> Call:

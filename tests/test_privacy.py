@@ -29,8 +29,8 @@ from upstream import (
     silence,
 )
 
-from guards.admission import Admission
-from telemetry import log as logs
+from calls.admission import Admission
+from telemetry.logging import setup as logs
 
 KEY = "sk-canary-key-4f1c"
 PROMPT = "canary-prompt-83ab"

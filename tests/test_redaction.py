@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from config import RedactionConfig
 from errors import CallError
-from guards.redaction import Redactor
-from guards.restoring import AnswerRestorer, Restorer
+from guards.redaction.redactor import Redactor
+from guards.redaction.restorer import AnswerRestorer, Restorer
 
 RESTORE = dict.fromkeys(
     ("email", "phone", "card", "iban", "national_id", "ip", "api_key", "private_key"), "restore"

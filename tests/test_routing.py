@@ -21,8 +21,8 @@ from upstream import (
     stream,
 )
 
-import config_loader
-import guards.keys
+from config import loader
+from guards.auth import key_file
 
 STREAM = {**HELLO, "stream": True}
 
@@ -53,7 +53,7 @@ def routed(sluice: StartSluice, upstream: Upstream, other: Upstream, tmp_path: P
         )
         environ = {"OPENAI_API_KEY": KEY, "OTHER_KEY": "sk-other-key", "SLUICE_CHAT_MODEL": "both"}
         environ |= {f"SLUICE_{name.upper()}": str(value) for name, value in overrides.items()}
-        return await sluice(config=config_loader.load(file, environ))
+        return await sluice(config=loader.load(file, environ))
 
     return start
 
@@ -199,8 +199,8 @@ async def test_a_client_that_leaves_leaves_the_other_too(routed, upstream, other
 
 
 async def test_a_model_may_be_for_some_callers_alone(routed, upstream, tmp_path):
-    ada, _ = guards.keys.add(tmp_path / "keys.ini", "ada", "2026-11-24")
-    bob, _ = guards.keys.add(tmp_path / "keys.ini", "bob", "2026-11-24")
+    ada, _ = key_file.add(tmp_path / "keys.ini", "ada", "2026-11-24")
+    bob, _ = key_file.add(tmp_path / "keys.ini", "bob", "2026-11-24")
     upstream.will(ok())
     server = await routed("[model:gpt-4o]\ncallers = ada\n", auth_mode="keys")
     body = {**HELLO, "model": "gpt-4o"}

@@ -31,7 +31,7 @@ from upstream import (
     usage,
 )
 
-from provider.cassette import Exchange, Provenance, save
+from provider.replay.cassette import Exchange, Provenance, save
 
 start = processes.start
 STREAM = {**HELLO, "stream": True}

@@ -6,7 +6,7 @@ from config import CircuitConfig, StoreConfig
 from errors import CallError
 from provider.circuit import Circuit
 from provider.shared_circuit import SharedCircuit
-from store import Store
+from store.redis import Store
 
 CONFIG = CircuitConfig(window_s=30, min_calls=1, failure_rate=0.5, open_s=30, open_max_s=300)
 

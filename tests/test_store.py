@@ -7,8 +7,8 @@ import pytest
 from redis.exceptions import ResponseError
 
 from config import StoreConfig
-from guards.single_use import SingleUse
-from store import Store, StoreDown
+from guards.auth.single_use import SingleUse
+from store.redis import Store, StoreDown
 
 ECHO = "return ARGV[1]"
 COUNT = "return redis.call('INCR', KEYS[1])"

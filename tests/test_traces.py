@@ -32,8 +32,8 @@ from upstream import (
 )
 
 from errors import ConfigError
-from telemetry.traces import Traces
-from telemetry.tracing import tracing
+from telemetry.tracing.env import tracing
+from telemetry.tracing.spans import Traces
 from trace_context import TraceContext, parent_of
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -511,7 +511,7 @@ _IMPORTS = """
 import sys
 sys.path.insert(0, ROOT)
 import server
-from telemetry.tracing import tracing
+from telemetry.tracing.env import tracing
 on = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}
 def tell(made):
     names = ("opentelemetry.exporter", "opentelemetry.sdk.trace", "requests")
@@ -530,7 +530,7 @@ async def test_without_the_variable_nothing_is_imported() -> None:
     assert output.decode().splitlines() == [
         "None False",
         "None False",
-        "<class 'telemetry.traces.Traces'> True",
+        "<class 'telemetry.tracing.spans.Traces'> True",
     ]
 
 

@@ -13,7 +13,7 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
 from errors import OUTCOMES, CallError
-from provider.translate import retry_after_s, status_error, translate, translated
+from provider.failures import retry_after_s, status_error, translate, translated
 
 CANARY = "canary-77aa"
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

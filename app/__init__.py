@@ -1,0 +1,1 @@
+"""How are the parts wired, started, changed, multiplied over cores, stopped?"""

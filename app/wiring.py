@@ -1,0 +1,197 @@
+"""The wiring: every part of the server, made from the settings and put together.
+
+Rules of this module:
+
+- Parts are made in order and closed in reverse, whatever happens in between.
+- Nothing here decides; clock, sleep and random source are handed in to whatever does.
+- The clock is time.monotonic: the one of uvloop's loop runs on the same base, but in whole
+  milliseconds, and stands still while a callback runs.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import httpx2
+
+from config import Config, ProviderConfig
+from guards.gate import Gate
+from handlers import Services
+from prices import Prices
+from provider.circuit import Circuit
+from provider.client import Provider
+from provider.replay.cassette import Provenance
+from provider.replay.recorder import RecordingTransport
+from provider.replay.server import EmbeddedProvider, Library
+from provider.router import Router
+from provider.shared_circuit import share
+from provider.transport import AiohttpTransport
+from store.redis import Store
+from telemetry.audit import Audit
+from telemetry.logging.call_line import log_call
+from telemetry.metrics import Metrics
+from telemetry.recent import RecentCalls
+from telemetry.settlement import Settlement, Sink
+from telemetry.window import Window
+from version import VERSION
+
+if TYPE_CHECKING:
+    from telemetry.tracing.spans import Traces
+
+log: Final = logging.getLogger("sluice.server")
+
+
+@asynccontextmanager
+async def wired(
+    config: Config,
+    library: Library | None,
+    cassette: Path | None = None,
+    make_traces: "Callable[[str], Traces] | None" = None,
+) -> AsyncIterator[Services]:
+    """All parts of the server, made in order and closed in reverse.
+
+    Args:
+        library: answer from these recordings; None: from the configured provider.
+        cassette: record the provider's answers into this file.
+        make_traces: for this version, if there are to be any.
+    """
+    async with AsyncExitStack() as stack:
+        window = Window(clock=time.monotonic, wall_clock=time.time)
+        recent = RecentCalls(wall_clock=time.time)
+        metrics = Metrics()
+        watching = metrics.watch_loop(clock=time.monotonic, sleep=asyncio.sleep)
+        stack.callback(asyncio.create_task(watching).cancel)
+        sinks: list[Sink] = [metrics.record, window.add, recent.add]
+        if config.audit.destination:
+            audit = Audit(config.audit)
+            stack.callback(audit.close)
+            sinks.append(audit)
+        traces = make_traces(VERSION) if make_traces else None
+        if traces:
+            stack.callback(traces.close)
+            sinks.append(traces)
+        embedded = None
+        if library is not None:
+            embedded = EmbeddedProvider(library, config.replay.chunk_interval_s)
+            stack.push_async_callback(embedded.stop)
+        router = make_router(
+            config,
+            partial(_transport, cassette=cassette, config=config),
+            embedded_url=embedded.start() if embedded else None,
+            clock=time.monotonic,
+            sleep=asyncio.sleep,
+            random=random.random,
+        )
+        stack.push_async_callback(router.aclose)
+        store = None
+        if config.store.redis_url:
+            # What is replayed is neither counted with real calls nor opens their circuits.
+            prefix = config.store.prefix + (":replay" if embedded else "")
+            store = Store(replace(config.store, prefix=prefix), clock=time.monotonic)
+        prices = Prices(config.models)
+        gate = Gate.build(
+            config,
+            store,
+            clock=time.monotonic,
+            wall_clock=time.time,
+            prices=prices,
+            sleep=asyncio.sleep,
+        )
+        stack.push_async_callback(gate.aclose)
+        if store is not None:
+            sharing = share(lambda: router.retry.circuits, store, sleep=asyncio.sleep)
+            stack.callback(asyncio.create_task(sharing).cancel)
+        yield Services(
+            config=config,
+            router=router,
+            gate=gate,
+            prices=prices,
+            settlement=make_settlement(gate, prices, sinks, clock=time.monotonic),
+            window=window,
+            recent=recent,
+            metrics=metrics,
+            clock=time.monotonic,
+            version=VERSION,
+            mode="replay" if embedded else "record" if cassette else "live",
+            scenarios=embedded.scenarios if embedded else (),
+            begin_trace=traces.begin if traces else None,
+        )
+
+
+def make_settlement(
+    gate: Gate, prices: Prices, sinks: Iterable[Sink] = (), *, clock: Callable[[], float]
+) -> Settlement:
+    """Where everything learns of a call that has ended. Its place is given back first."""
+    return Settlement(clock, prices, [lambda settled: gate.leave(settled.call), log_call, *sinks])
+
+
+def make_router(
+    config: Config,
+    transport: Callable[[str, ProviderConfig], httpx2.AsyncBaseTransport],
+    *,
+    embedded_url: str | None = None,
+    clock: Callable[[], float],
+    sleep: Callable[[float], Awaitable[None]],
+    random: Callable[[], float],
+) -> Router:
+    """The providers, each with its own connections and circuit.
+
+    Args:
+        transport: makes the HTTP layer of the provider with this name.
+        embedded_url: stands in for all of them.
+    """
+
+    def make(name: str, provider: ProviderConfig, circuit: Circuit) -> Provider:
+        return Provider(
+            provider,
+            circuit,
+            base_url=embedded_url or provider.base_url,
+            api_key="none-needed" if embedded_url else provider.api_key,
+            transport=transport(name, provider),
+            replays=embedded_url is not None,
+        )
+
+    return Router(config, make, clock=clock, sleep=sleep, random=random)
+
+
+def live_router(config: Config) -> Router:
+    """The providers as they are asked where nothing is recorded or replayed."""
+    return make_router(
+        config,
+        partial(_transport, cassette=None, config=config),
+        clock=time.monotonic,
+        sleep=asyncio.sleep,
+        random=random.random,
+    )
+
+
+def _transport(
+    name: str, provider: ProviderConfig, *, cassette: Path | None, config: Config
+) -> httpx2.AsyncBaseTransport:
+    network = AiohttpTransport(
+        connect_s=provider.connect_s,
+        max_response_bytes=provider.max_response_bytes,
+        max_stream_bytes=provider.max_stream_bytes,
+    )
+    if cassette is None or name != "default":
+        return network
+    provenance = Provenance(
+        engine=f"{config.chat.model} at {urlsplit(provider.base_url).netloc}",
+        recorded_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        recorded_by=f"sluice {VERSION}",
+    )
+    return RecordingTransport(
+        network,
+        cassette,
+        provenance,
+        lambda count: log.info("recorded", extra={"exchanges": count}),
+    )

@@ -1,0 +1,1 @@
+"""What may one ask at the command line?"""

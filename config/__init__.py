@@ -1,0 +1,3 @@
+"""Which settings are in force, and where does each come from?"""
+
+from config.settings import *  # noqa: F403

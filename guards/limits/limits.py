@@ -1,0 +1,273 @@
+"""Limits and quotas: reserve before the call, settle once after it.
+
+    reserve   one request, a place in flight, prompt tokens + longest answer, and their price
+    settle    gives back, or takes more, until what was charged is what was used
+
+Rules of this module:
+
+- A call is held against its caller (unless anonymous), its address and the whole server, all
+  at once: one refusal, and nothing is taken anywhere.
+- A limit of this minute, or of the calls in flight, is `rate_limited`; one of the day is
+  `quota_exceeded`. The standing of caller and address is told in the RateLimit headers
+  (draft-ietf-httpapi-ratelimit-headers); that of the whole server is nobody's business.
+- Where no answer limit is sent, [openai] max_tokens_reserved stands for the longest answer. A
+  call in flight may then use more, at most what its model gives, and the next ones pay for it.
+- Dollars are counted for models whose price is known.
+- With Redis down, `fail_open` counts in this process alone; otherwise the call is refused.
+"""
+
+import itertools
+import math
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import itemgetter
+from typing import Final, NamedTuple
+
+from call import ANONYMOUS, Call
+from config import Config, LimitConfig
+from errors import CallError
+from guards.limits.counters import (
+    DAY_S,
+    MINUTE_S,
+    Charge,
+    Count,
+    Counters,
+    Limit,
+    MemoryCounters,
+    RedisCounters,
+)
+from prices import Prices
+from store.redis import Store, StoreDown
+
+_WINDOW_S: Final = {
+    "requests_per_minute": MINUTE_S,
+    "tokens_per_minute": MINUTE_S,
+    "tokens_per_day": DAY_S,
+    "usd_per_day": DAY_S,
+    "in_flight": 0,
+}
+_MICRO_USD: Final = 1_000_000
+_WHOSE: Final = {"caller": "of one caller", "ip": "from one address"}
+_UNITS: Final = {
+    "requests_per_minute": ("request", "a minute"),
+    "tokens_per_minute": ("token", "a minute"),
+    "tokens_per_day": ("token", "a day"),
+    "in_flight": ("call", "at a time"),
+}
+
+
+class LimitUse(NamedTuple):
+    """How far one limit is used."""
+
+    name: str
+    used: float
+    maximum: float
+
+
+Standing = list[tuple[Charge, Count]]
+
+
+@dataclass(slots=True)
+class Reservation:
+    """What one call has taken, at which second since the epoch, under which name, from where."""
+
+    charges: list[Charge]
+    at: float
+    lease: str
+    counters: Counters
+
+
+class Limits:
+    """The limits of this server.
+
+    Args:
+        clock: seconds since the epoch: windows begin at the same instant in every process.
+        prices: of all models.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store | None,
+        *,
+        clock: Callable[[], float],
+        prices: Prices,
+    ) -> None:
+        self._clock = clock
+        self._prices = prices
+        self._memory = MemoryCounters()
+        self._shared = RedisCounters(store, _lease_s(config)) if store else None
+        self._fail_open = store is None or store.fail_open
+        self._process = uuid.uuid4().hex
+        self._numbers = itertools.count()
+        self._reservations: dict[Call, Reservation] = {}
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """The limits from now on. What was counted, and is reserved, stays."""
+        self._caller_limits = config.limit_caller
+        self._ip = limits_of("ip", config.limit_ip)
+        self._total = limits_of("total", config.limit_total)
+        if self._shared:
+            self._shared.lease_s = _lease_s(config)
+
+    async def reserve(self, call: Call) -> None:
+        """Take the most that this call may use, as far as that is known, or refuse it.
+
+        Raises:
+            CallError: `rate_limited` or `quota_exceeded` with the wait, `prompt_too_long` where
+                waiting will not help, `overloaded` where calls must not pass uncounted.
+        """
+        amounts = self._amounts(call, call.prompt_tokens, call.reserved_answer_tokens, in_flight=1)
+        charges = [
+            Charge(limit, _key(limit, subject), amounts[limit.name])
+            for limits, subject in self._subjects(call)
+            for limit in limits
+        ]
+        # Not the request's id: a client may choose that, and choose the same twice.
+        now, lease = self._clock(), f"{self._process}-{next(self._numbers)}"
+        counters: Counters = self._shared or self._memory
+        try:
+            taken = await counters.take(charges, now, lease)
+        except StoreDown:
+            if not self._fail_open:
+                raise CallError("overloaded", "store_down", retry_after_s=1) from None
+            counters = self._memory
+            taken = await counters.take(charges, now, lease)
+        standing = list(zip(charges, taken.counts, strict=True))
+        call.reply_headers |= _headers(standing, now, taken.granted)
+        if not taken.granted:
+            raise _refusal(standing, now)
+        self._reservations[call] = Reservation(charges, now, lease, counters)
+
+    def settle(self, call: Call) -> None:
+        """Charge what was used instead of what was reserved. Only the first time counts."""
+        reservation = self._reservations.pop(call, None)
+        if reservation is None:
+            return
+        used = self._amounts(call, *call.charged_tokens(), in_flight=0)
+        reservation.counters.correct(
+            [
+                Charge(limit, key, used[limit.name] - amount)
+                for limit, key, amount in reservation.charges
+                if limit.name != "requests_per_minute"
+            ],
+            reservation.at,
+            reservation.lease,
+        )
+
+    def of_server(self) -> list[LimitUse]:
+        """How far the limits of the whole server are used; empty where Redis counts."""
+        if self._shared:
+            return []
+        now, uses = self._clock(), []
+        for limit in self._total:
+            scale = _MICRO_USD if limit.name == "usd_per_day" else 1
+            used = limit.used(self._memory.count(limit, _key(limit, "all"), now), now)
+            uses.append(LimitUse(_title(limit), used / scale, limit.maximum / scale))
+        return uses
+
+    async def aclose(self) -> None:
+        """Wait for corrections on their way to Redis."""
+        if self._shared:
+            await self._shared.aclose()
+
+    def _subjects(self, call: Call) -> list[tuple[tuple[Limit, ...], str]]:
+        subjects = [(self._ip, call.address), (self._total, "all")]
+        if call.caller is not ANONYMOUS:
+            own = limits_of("caller", call.caller.limits or self._caller_limits)
+            subjects.append((own, call.caller.name))
+        return subjects
+
+    def _amounts(
+        self, call: Call, prompt_tokens: int, answer_tokens: int, *, in_flight: int
+    ) -> dict[str, int]:
+        price = self._prices.of(call)
+        cached_tokens = call.usage.cached_tokens if call.usage else 0
+        usd = price.usd(prompt_tokens, answer_tokens, cached_tokens) if price else 0.0
+        tokens = prompt_tokens + answer_tokens
+        return {
+            "requests_per_minute": 1,
+            "tokens_per_minute": tokens,
+            "tokens_per_day": tokens,
+            "usd_per_day": math.ceil(usd * _MICRO_USD),
+            "in_flight": in_flight,
+        }
+
+
+def _lease_s(config: Config) -> float:
+    """No call lasts longer than this, and a place in flight is not held longer either."""
+    return config.provider.deadline_s + config.provider.stream_s
+
+
+@lru_cache(maxsize=1024)
+def limits_of(scope: str, config: LimitConfig) -> tuple[Limit, ...]:
+    """The limits that are set, dollars in millionths."""
+    limits = []
+    for name, window_s in _WINDOW_S.items():
+        if maximum := getattr(config, name):
+            scale = _MICRO_USD if name == "usd_per_day" else 1
+            limits.append(Limit(scope, name, int(maximum * scale), window_s))
+    return tuple(limits)
+
+
+def _headers(standing: Standing, now: float, granted: bool) -> dict[str, str]:
+    """The policies of caller and address, and how the one stands that is nearest to its end."""
+    told: list[Limit] = []
+    scarcest, least_left, least_share = None, 0.0, 2.0
+    for (limit, _, amount), count in standing:
+        if limit.scope != "total" and limit.name.startswith(("requests", "tokens")):
+            told.append(limit)
+            left = limit.maximum - limit.used(count, now) - amount * granted
+            if left / limit.maximum < least_share:
+                scarcest, least_left, least_share = limit, left, left / limit.maximum
+    if scarcest is None:
+        return {}
+    reset_s = math.ceil(scarcest.window_s - now % scarcest.window_s)
+    return {
+        "RateLimit-Policy": _policy(tuple(told)),
+        "RateLimit": f'"{_title(scarcest)}";r={max(0, int(least_left))};t={reset_s}',
+    }
+
+
+@lru_cache(maxsize=1024)
+def _policy(limits: tuple[Limit, ...]) -> str:
+    return ", ".join(f'"{_title(limit)}";q={limit.maximum};w={limit.window_s}' for limit in limits)
+
+
+def _key(limit: Limit, subject: str) -> str:
+    return f"{limit.scope}:{limit.name}:{subject}"
+
+
+@lru_cache(maxsize=1024)
+def _title(limit: Limit) -> str:
+    return f"{limit.scope}-{limit.name}".replace("_", "-")
+
+
+def _refusal(standing: Standing, now: float) -> CallError:
+    """Why the call must wait: the limit that makes it wait longest."""
+    wait_s, charge = max(
+        (
+            (charge.limit.wait_s(count, charge.amount, now), charge)
+            for charge, count in standing
+            if charge.limit.used(count, now) + charge.amount > charge.limit.maximum
+        ),
+        key=itemgetter(0),
+    )
+    limit = charge.limit
+    code = "quota_exceeded" if limit.window_s == DAY_S else "rate_limited"
+    if limit.scope == "total":
+        return CallError(code, _title(limit), retry_after_s=wait_s)
+    whose = _WHOSE[limit.scope]
+    if limit.name == "usd_per_day":
+        text = f"The dollars a day {whose} are used up"
+        return CallError(code, _title(limit), text=text, retry_after_s=wait_s)
+    noun, span = _UNITS[limit.name]
+    allowed = f"{limit.maximum} {noun}{'s' if limit.maximum > 1 else ''} {span} {whose}"
+    if limit.name.startswith("tokens") and charge.amount > limit.maximum:
+        text = f"Prompt and longest answer need {charge.amount} tokens; the limit is {allowed}"
+        return CallError("prompt_too_long", _title(limit), text=text)
+    text = f"The limit is {allowed}"
+    return CallError(code, _title(limit), text=text, retry_after_s=wait_s)

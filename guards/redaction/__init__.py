@@ -1,0 +1,1 @@
+"""With which words may the call go on?"""

@@ -1,0 +1,37 @@
+"""Plain text: the words and nothing else, for readers that want no more.
+
+What the AI SDK's TextStreamChatTransport reads. It has no word for a failure: a stream that
+breaks breaks its connection, so that it cannot be taken for a whole one.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from call import Call
+from errors import CallError
+from handlers.formats.base import STREAM_HEADERS, Format
+from provider.dialects.openai_chat import Completion, first_text
+
+
+class PlainText(Format):
+    heartbeat: ClassVar[bytes] = b""
+
+    @property
+    def content_type(self) -> str:
+        return "text/plain; charset=utf-8"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return STREAM_HEADERS
+
+    def whole(self, call: Call, completion: Completion) -> bytes:
+        return first_text(completion.document, "message").encode()
+
+    def deltas(self, call: Call, documents: Sequence[dict[str, Any]]) -> bytes:
+        return "".join([first_text(document, "delta") for document in documents]).encode()
+
+    def finish(self, call: Call) -> bytes:
+        return b""
+
+    def error(self, call: Call, failure: CallError) -> None:
+        return None

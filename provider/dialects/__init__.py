@@ -1,0 +1,1 @@
+"""What does a provider's wire mean?"""

@@ -1,0 +1,1 @@
+"""How do recordings stand in for a provider?"""

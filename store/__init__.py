@@ -1,0 +1,1 @@
+"""Where does what outlasts a call live?"""
