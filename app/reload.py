@@ -18,24 +18,17 @@ from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from typing import Final
 
-from config import AuditConfig, Config, ReplayConfig, StoreConfig, loader
+from config import Config, loader
 from errors import ConfigError
 from guards.tokens import load_tables
 from handlers import Services
 from provider.client import Provider
+from schemas.settings import settings
 from telemetry.logging.setup import set_level
 
 log: Final = logging.getLogger("sluice.reload")
 
-# What the process holds on to: its socket, its Redis, its recordings, its open file.
-_FIXED: Final[Mapping[str, tuple[str, ...]]] = {
-    "server": ("host", "port", "body_timeout_s", "idle_connection_s"),
-    "store": StoreConfig.__slots__,
-    "replay": ReplayConfig.__slots__,
-    "audit": AuditConfig.__slots__,
-    "log": ("format",),
-    "metrics": ("port",),
-}
+_NEEDS_RESTART: Final = [(section, key) for section, key, rule in settings() if rule.get("restart")]
 
 
 class Reload:
@@ -134,13 +127,10 @@ class Reload:
         if self.services.mode == "record" and read.provider != now.provider:
             raise ConfigError("[provider]: stays what it is while its answers are recorded")
         loader.check_exposure(read, self._host)
-        kept = {
-            section: replace(
-                getattr(read, section), **{key: getattr(getattr(now, section), key) for key in keys}
-            )
-            for section, keys in _FIXED.items()
-        }
-        return replace(read, **kept)
+        for section, key in _NEEDS_RESTART:
+            own = replace(getattr(read, section), **{key: getattr(getattr(now, section), key)})
+            read = replace(read, **{section: own})
+        return read
 
     async def _close(self, provider: Provider) -> None:
         """Let go of this provider when no call can be using it any more."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from cli import audit as audit_view
 from config import Config, loader
 from errors import ConfigError
-from guards.auth import api_keys as keys
+from guards.auth import key_file
 
 
 def options(
@@ -73,16 +73,16 @@ def manage_keys(config: Config, asked: argparse.Namespace) -> int:
     """Add, list or revoke keys; the exit code."""
     path = config.auth.keys_file
     if asked.action == "list":
-        for name in keys.names(path):
+        for name in key_file.names(path):
             print(name)
         return 0
     if not asked.name:
         raise ConfigError(f"keys {asked.action}: which one? python server.py keys add NAME")
     if asked.action == "revoke":
-        keys.revoke(path, asked.name)
+        key_file.revoke(path, asked.name)
         print(f"{asked.name} is revoked; running servers notice within a second")
         return 0
-    key, section = keys.add(path, asked.name, f"{datetime.now(UTC):%Y-%m-%d}")
+    key, section = key_file.add(path, asked.name, f"{datetime.now(UTC):%Y-%m-%d}")
     print(f"{key}\n\nThis key is shown once. {path} now holds its hash")
     print(f"(for a server elsewhere, paste it there):\n\n{section}")
     return 0

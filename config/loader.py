@@ -16,10 +16,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from config import ChatConfig, Config, ModelConfig, ProviderConfig, Target
 from config.platforms import Platform, platform_of
-from config.reader import SCHEMA, defaults, from_environ, from_file, parse
+from config.reader import from_environ, from_file, parse
+from config.sections import ChatConfig, ProviderConfig
+from config.settings import Config, ModelConfig
+from config.target import Target
 from errors import ConfigError
+from schemas.settings import SECTIONS, defaults, parents, settings
 
 # Each setting may not exceed the next one in its chain.
 _CHAINS: Final = (
@@ -30,8 +33,8 @@ _CHAINS: Final = (
     (("retry", "backoff_s"), ("retry", "backoff_max_s")),
     (("circuit", "open_s"), ("circuit", "open_max_s")),
 )
-# Where a section [KIND:NAME] gets what it does not set.
-_PARENTS: Final = {"provider": "provider", "model": "chat"}
+_PARENTS: Final = parents()
+_MODEL_KEYS: Final = tuple(field.name for field in fields(ModelConfig))
 
 
 def load(path: Path, environ: Mapping[str, str], *, keyless: bool = False) -> Config:
@@ -43,25 +46,29 @@ def load(path: Path, environ: Mapping[str, str], *, keyless: bool = False) -> Co
     Raises:
         ConfigError: with one line for the operator.
     """
-    values = {section: defaults(section) for section in SCHEMA["properties"]}
-    for section, settings in from_file(path).items():
+    values = {section: defaults(section) for section in SECTIONS}
+    for section, lines in from_file(path).items():
         values.setdefault(section, {})
-        for key, raw, source in settings:
+        for key, raw, source in lines:
             values[section][key] = parse(section, key, raw, source)
     for section, key, raw, source in from_environ(environ, values):
         values[section][key] = parse(section, key, raw, source)
     _fit_inherited(values)
     _check_chains(values)
-    for section, key in (("replay", "cassettes"), ("auth", "keys_file")):
-        values[section][key] = path.parent / values[section][key]
+    for section, key, rule in settings():
+        if rule.get("format") == "path":
+            values[section][key] = path.parent / values[section][key]
     if (destination := values["audit"]["destination"]) not in ("", "stdout"):
         values["audit"]["destination"] = str(path.parent / destination)
+    values["provider"]["api_key_variable"] = SECTIONS["provider"]["properties"]["api_key"][
+        "variable"
+    ]
     if keyless:
         values["provider"]["api_key"] = ""
     sections = {
         field.name: field.type(**values[field.name])  # type: ignore[operator]
         for field in fields(Config)
-        if field.name in SCHEMA["properties"]
+        if field.name in SECTIONS
     }
     config = Config(
         **sections,
@@ -80,16 +87,15 @@ def load(path: Path, environ: Mapping[str, str], *, keyless: bool = False) -> Co
 
 def effective(config: Config) -> Iterator[tuple[str, str, str]]:
     """`(section, key, value)` of every setting, secrets masked."""
-    for section, rules in SCHEMA["properties"].items():
-        for key, rule in rules["properties"].items():
-            value = getattr(getattr(config, section), key)
-            yield section, key, _shown(value, secret=rule.get("writeOnly", False))
+    for section, key, rule in settings():
+        value = getattr(getattr(config, section), key)
+        yield section, key, _shown(value, secret=rule.get("writeOnly", False))
     for name, provider in config.providers.items():
         if name != "default":
             for key, value in asdict(provider).items():
                 yield f"provider:{name}", key, _shown(value, secret=key == "api_key")
     for name, model in config.models.items():
-        for key in ModelConfig.__slots__:
+        for key in _MODEL_KEYS:
             yield f"model:{name}", key, _shown(getattr(model, key))
 
 
@@ -137,7 +143,9 @@ def _models(chat: ChatConfig, values: Mapping[str, Mapping[str, Any]]) -> dict[s
         targets = own.pop("upstream", (f"default/{name}",))
         upstream = tuple(Target(*target.split("/", 1)) for target in targets)
         as_in_chat = {
-            key: getattr(chat, key) for key in ModelConfig.__slots__ if hasattr(chat, key)
+            key: getattr(chat, key)
+            for key in (field.name for field in fields(ModelConfig))
+            if hasattr(chat, key)
         }
         model = ModelConfig(upstream, **{**as_in_chat, "callers": (), **own})
         if model.max_tokens_limit:
@@ -159,7 +167,7 @@ def _check_upstreams(config: Config) -> None:
 def _check_keys(config: Config) -> None:
     """Who would be asked must have a key: replaying recorded answers in place of a provider that
     was named would be a surprise, and so would its 401."""
-    default_url = SCHEMA["properties"]["provider"]["properties"]["base_url"]["default"]
+    default_url = SECTIONS["provider"]["properties"]["base_url"]["default"]
     asked = {target.provider for model in config.models.values() for target in model.upstream}
     if config.provider.base_url == default_url and config.replays and asked == {"default"}:
         return

@@ -2,15 +2,13 @@
 
 Rules of this module:
 
-- `schemas/config.schema.json` is the only list of settings, with their types, defaults,
-  bounds and meaning.
+- Only what schemas/settings.py lists is a setting.
 - Every fault is one line that names the setting, where it was set, and what is allowed. A
   secret's value, and an address that may hold one, is never shown.
 """
 
 import configparser
 import difflib
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,41 +18,12 @@ from typing import Any, Final
 import jsonschema
 
 from errors import ConfigError
+from schemas.settings import SECTIONS, rules_of, settings
 
-ROOT: Final = Path(__file__).parent
-SCHEMA: Final[dict[str, Any]] = json.loads((ROOT / "schemas/config.schema.json").read_bytes())
-
-# Names that are not SLUICE_<SECTION>_<KEY>, and the one name of each secret.
-_OWN_NAMES: Final = {
-    "PORT": ("server", "port"),
-    "OPENAI_API_KEY": ("provider", "api_key"),
-    "OPENAI_BASE_URL": ("provider", "base_url"),
-    "REDIS_URL": ("store", "redis_url"),
-    "SLUICE_AUTH_JWT_SECRET": ("auth", "jwt_secret"),
-    "SLUICE_OPS_TOKEN": ("ops", "token"),
-    "SLUICE_METRICS_TOKEN": ("metrics", "token"),
+# Environment variables that are not SLUICE_<SECTION>_<KEY>.
+ALIASES: Final = {
+    rule["variable"]: (section, key) for section, key, rule in settings() if "variable" in rule
 }
-
-
-def rules_of(section: str) -> dict[str, Any] | None:
-    """The rules of a section's keys, or None for a section that cannot be."""
-    if section in SCHEMA["properties"]:
-        rules: dict[str, Any] = SCHEMA["properties"][section]["properties"]
-        return rules
-    for pattern, named in SCHEMA["patternProperties"].items():
-        if re.fullmatch(pattern, section):
-            rules = named["properties"]
-            return rules
-    return None
-
-
-def defaults(section: str) -> dict[str, Any]:
-    """The keys of a section that have a default."""
-    return {
-        key: tuple(rule["default"]) if rule["type"] == "array" else rule["default"]
-        for key, rule in (rules_of(section) or {}).items()
-        if "default" in rule
-    }
 
 
 def from_file(path: Path) -> dict[str, list[tuple[str, str, str]]]:
@@ -73,7 +42,7 @@ def from_file(path: Path) -> dict[str, list[tuple[str, str, str]]]:
     for section in parser.sections():
         rules = rules_of(section)
         if rules is None:
-            known = [*SCHEMA["properties"], "provider:NAME", "model:NAME"]
+            known = [*SECTIONS, "provider:NAME", "model:NAME"]
             raise ConfigError(
                 f"{path.name}: unknown section [{section}]" + _suggest(section, known)
             )
@@ -84,10 +53,9 @@ def from_file(path: Path) -> dict[str, list[tuple[str, str, str]]]:
                     f"{path.name}: unknown key {key} in [{section}]" + _suggest(key, list(rules))
                 )
             if rules[key].get("writeOnly"):
-                name = next(name for name, own in _OWN_NAMES.items() if own == (section, key))
                 raise ConfigError(
                     f"{path.name}: [{section}] {key} is a secret: remove it from the file "
-                    f"and set {name} in the environment"
+                    f"and set {rules[key]['variable']} in the environment"
                 )
             settings[section].append((key, raw, f"{path.name}: [{section}] {key}"))
     return settings
@@ -118,10 +86,10 @@ def from_environ(
         if not rule.get("writeOnly")
     }
     for name in environ:
-        if name.startswith("SLUICE_") and name not in names and name not in _OWN_NAMES:
+        if name.startswith("SLUICE_") and name not in names and name not in ALIASES:
             raise ConfigError(f"{name}: unknown variable" + _suggest(name, list(names)))
     # The platform's names come last, so that they win.
-    for name, (section, key) in (*names.items(), *_OWN_NAMES.items()):
+    for name, (section, key) in (*names.items(), *ALIASES.items()):
         if environ.get(name, "").strip():
             yield section, key, environ[name], name
 

@@ -14,7 +14,8 @@ from call import Call, Caller
 from calls.admission import Admission
 from calls.idempotency import Replies
 from config import Config
-from guards.auth.base import Authenticator, make_authenticator
+from guards.auth.base import Authenticator
+from guards.auth.factory import make_authenticator
 from guards.auth.single_use import SingleUse
 from guards.limits.limits import Limits
 from guards.redaction.fields import places

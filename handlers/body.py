@@ -12,7 +12,6 @@ Rules of this module:
 
 import json
 import math
-from pathlib import Path
 from typing import Any, Final
 
 import jsonschema_rs
@@ -21,16 +20,16 @@ from jsonschema.exceptions import ValidationError, best_match
 
 from errors import CallError
 from json_tree import is_deeper
+from schemas import load
 
 _MAX_LEVELS: Final = 32
-_SCHEMAS: Final = Path(__file__).parent.parent / "schemas"
 
 
 class Schema:
     """The rules of `schemas/<name>`."""
 
     def __init__(self, name: str) -> None:
-        rules = json.loads((_SCHEMAS / name).read_bytes())
+        rules = load(name)
         self.keys: frozenset[str] = frozenset(rules["properties"])
         self._fits = jsonschema_rs.Draft202012Validator(rules).is_valid
         self._explaining = Draft202012Validator(rules)

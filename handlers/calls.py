@@ -65,7 +65,7 @@ class CallHandler(RequestHandler, StreamHandler):
             if self.services.begin_trace is not None and self.request.method == "POST":
                 parent = headers.get("Traceparent", ""), headers.get("Tracestate", "")
                 self.call.trace = self.services.begin_trace(*parent)
-            if self.config.audit.keeps_content and headers.get("X-Audit-Consent") == "true":
+            if self.config.audits_content and headers.get("X-Audit-Consent") == "true":
                 self.call.kept_answer = StringIO()
 
     async def post(self) -> None:

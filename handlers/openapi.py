@@ -11,15 +11,13 @@ Rules of this module:
   no route that is off.
 """
 
-import json
-from pathlib import Path
 from typing import Any, Final
 
 from config import Config
 from handlers.base import BaseHandler
 from json_tree import leaves
+from schemas import load
 
-_SCHEMAS: Final = Path(__file__).parent.parent / "schemas"
 _COMPONENTS: Final = "#/components/schemas/"
 # What is too much here on /v1 is refused only if the operator says so.
 _REFUSED_FIELDS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -66,7 +64,7 @@ def _leave_out_idempotency_key(document: dict[str, Any]) -> None:
 
 
 def _read(name: str) -> dict[str, Any]:
-    schema: dict[str, Any] = json.loads((_SCHEMAS / f"{name}.json").read_bytes())
+    schema = load(f"{name}.json")
     for key in ("$schema", "$id"):  # within the document it has neither an address nor a dialect
         schema.pop(key, None)
     return schema

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 from call import Call
 from config import AuthConfig, Config, StoreConfig, Target
 from errors import CallError, ConfigError
-from guards.auth import api_keys as keys
-from guards.auth.base import make_authenticator
+from guards.auth import key_file
+from guards.auth.factory import make_authenticator
 from preflight.checks import Finding, targets
 from prices import known_price
 from provider.diagnosis import diagnose
@@ -78,7 +78,7 @@ def _credentials(config: Config) -> Finding:
         return Finding("fail", "credentials", str(fault))
     if config.auth.mode == "jwt":
         return Finding("ok", "credentials", f"tokens signed with {config.auth.jwt_algorithm}")
-    count = len(keys.names(config.auth.keys_file))
+    count = len(key_file.names(config.auth.keys_file))
     return Finding("ok", "credentials", f"{config.auth.keys_file.name} holds {count} keys")
 
 

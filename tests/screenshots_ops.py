@@ -21,7 +21,7 @@ from conftest import make_settings
 from playwright.sync_api import Browser, expect
 
 from app import wiring
-from guards.auth import api_keys as keys
+from guards.auth import key_file
 from handlers import Services
 from telemetry.recent import RecentCalls
 from telemetry.window import SLOT_S, Window
@@ -64,7 +64,10 @@ class Ahead:
 
 def take_ops(house: House, chromium: Browser, folder: Path, keys_file: Path) -> Iterator[Path]:
     """Take the pictures, one after the other."""
-    time_, bearers = Ahead(), {name: keys.add(keys_file, name, "2026-11-24")[0] for name in CALLERS}
+    time_, bearers = (
+        Ahead(),
+        {name: key_file.add(keys_file, name, "2026-11-24")[0] for name in CALLERS},
+    )
     settings = make_settings(
         api_key="",
         base_url="",

@@ -39,7 +39,7 @@ from upstream import (
 )
 
 from errors import OUTCOMES
-from guards.auth import api_keys as keys
+from guards.auth import key_file
 
 CALLS = 2000
 AT_ONCE = 16
@@ -234,7 +234,7 @@ PLANS: dict[Plan, int] = {
 def open_books(sluice: StartSluice, upstream: Upstream, tmp_path: Path) -> Any:
     async def start() -> Books:
         path = tmp_path / "keys.ini"
-        tokens = {name: keys.add(path, name, "2026-11-24")[0] for name in ("ada", "bob", "eve")}
+        tokens = {name: key_file.add(path, name, "2026-11-24")[0] for name in ("ada", "bob", "eve")}
         text = path.read_text().replace("[bob]", "[bob]\nrequests_per_minute = 9")
         path.write_text(text.replace("[eve]", "[eve]\ntokens_per_day = 500"))
         server = await sluice(

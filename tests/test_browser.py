@@ -12,7 +12,7 @@ from conftest import make_settings
 from playwright.sync_api import Browser, BrowserContext, Route, expect
 from upstream import DONE, after_content, answer_stream, chunks, delta, error, finish, held, silence
 
-from guards.auth import api_keys as keys
+from guards.auth import key_file
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="NO BROWSER TESTS: chromium is missing (sh tests/tools.sh installs it)"
@@ -280,7 +280,7 @@ def test_what_stands_before_the_server_may_fail(
 def test_where_a_key_is_needed_it_is_asked_for(visit: Visit, house: House, tmp_path: Path) -> None:
     house.upstream.will(answer_stream("Welcome"))
     file = tmp_path / "keys.ini"
-    key, _ = keys.add(file, "web", "2026-01-01")
+    key, _ = key_file.add(file, "web", "2026-01-01")
     reader = visit(auth_mode="keys", auth_keys_file=str(file), chat_models="other")
     field = reader.page.get_by_label("Key")
     expect(field).to_be_visible()

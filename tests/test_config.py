@@ -1,20 +1,19 @@
 """Settings: one list of them, one clear line for each fault."""
 
 import configparser
-from dataclasses import fields
+import re
 from pathlib import Path
 
 import pytest
 
-import config
 from config import loader
-from config.reader import SCHEMA
 from errors import ConfigError
+from schemas.generate import generated
+from schemas.settings import SECTIONS, settings
 
 ROOT = Path(__file__).parent.parent
 CANARY = "sk-canary-51bd"
-SECTIONS = SCHEMA["properties"]
-SETTINGS = [(section, key) for section in SECTIONS for key in SECTIONS[section]["properties"]]
+SETTINGS = [(section, key) for section, key, _ in settings()]
 
 
 def load(tmp_path, text="", **environ):
@@ -32,24 +31,30 @@ def fault(tmp_path, text="", **environ):
     return line
 
 
-def test_the_file_names_every_setting_with_its_default_and_no_secret(tmp_path):
+def test_the_file_is_generated_and_changes_nothing(tmp_path):
+    assert (ROOT / "config.ini").read_text() == generated()[ROOT / "config.ini"]
+    assert loader.load(ROOT / "config.ini", {}).chat == load(tmp_path).chat
+    assert all(
+        line.startswith(("#", "[")) or not line
+        for line in (ROOT / "config.ini").read_text().splitlines()
+    )
+
+
+def test_each_line_of_the_file_may_be_uncommented(tmp_path):
+    """With all of them the settings are still the defaults, and no secret is among them."""
+    whole = re.sub(r"^#(\w+ =|\[)", r"\1", (ROOT / "config.ini").read_text(), flags=re.M)
+    text = whole.partition("[provider:groq]")[0]
     parser = configparser.ConfigParser(interpolation=None)
-    parser.read(ROOT / "config.ini")
+    parser.read_string(text)
     named = {(section, key) for section in parser.sections() for key in parser[section]}
-    secret = {(s, k) for s, k in SETTINGS if SECTIONS[s]["properties"][k].get("writeOnly")}
-    assert named == set(SETTINGS) - secret
-    file = (ROOT / "config.ini").read_text()
-    assert load(tmp_path, file) == load(tmp_path)
+    assert named == {(s, k) for s, k, rule in settings() if not rule.get("writeOnly")}
+    assert load(tmp_path, text) == load(tmp_path)
+    loaded = load(tmp_path, whole, GROQ_API_KEY="x", OPENAI_API_KEY="x")
+    assert list(loaded.models) == ["gpt-4o-mini", "fast"]
 
 
-def test_the_dataclasses_mirror_the_schema():
-    sections = [field for field in fields(config.Config) if field.name in SECTIONS]
-    assert [field.name for field in sections] == list(SECTIONS)
-    for field in sections:
-        # [provider]'s key has its one variable; only a named provider's can be another.
-        own = {"api_key_variable"} if field.name == "provider" else set()
-        keys = [inner.name for inner in fields(field.type) if inner.name not in own]
-        assert keys == list(SECTIONS[field.name]["properties"])
+def test_the_sections_are_generated():
+    assert (ROOT / "config/sections.py").read_text() == generated()[ROOT / "config/sections.py"]
 
 
 @pytest.mark.parametrize(("section", "key"), SETTINGS)
@@ -57,13 +62,6 @@ def test_every_setting_says_what_it_means(section, key):
     rule = SECTIONS[section]["properties"][key]
     assert rule["description"].endswith(".")
     assert "default" in rule
-
-
-def test_a_named_section_has_settings_of_its_parent():
-    provider, model = (each["properties"] for each in SCHEMA["patternProperties"].values())
-    assert provider.keys() - {"api_key_variable"} < set(SECTIONS["provider"]["properties"])
-    assert model.keys() - {"upstream", "callers"} < set(SECTIONS["chat"]["properties"])
-    assert set(model) == {field.name for field in fields(config.ModelConfig)}
 
 
 GROQ = "[provider:groq]\nbase_url = https://groq.test/v1\nattempt_s = 9\n"
@@ -163,7 +161,7 @@ def test_the_cassettes_are_beside_the_file(tmp_path):
         ("[server]\nport=1\nport=2\n", "line 3: key port appears twice in [server]"),
         ("[server]\n[server]\n", "line 2: section [server] appears twice"),
         ("[sever]\n", "unknown section [sever]; did you mean server?"),
-        ("[zzz]\n", "unknown section [zzz]; known: server, auth,"),
+        ("[zzz]\n", "unknown section [zzz]; known: chat, provider,"),
         ("[server]\nprot = 1\n", "unknown key prot in [server]; did you mean port?"),
         (f"[provider]\napi_key = {CANARY}\n", "[provider] api_key is a secret"),
         ("[server]\nport = many\n", "[server] port = 'many': must be a whole number from 0 to"),
@@ -302,8 +300,8 @@ def test_the_key_is_masked(tmp_path):
     assert shown["provider", "api_key"] == "(set)"
     assert CANARY not in repr(loaded)
     assert loaded.provider.api_key == CANARY
-    empty = {key: value for _, key, value in loader.effective(load(tmp_path))}
-    assert empty["api_key"] == "(not set)"
+    empty = {(section, key): value for section, key, value in loader.effective(load(tmp_path))}
+    assert empty["provider", "api_key"] == "(not set)"
 
 
 def test_each_variable_of_the_example_exists():

@@ -25,8 +25,8 @@ from upstream import (
 )
 
 from call import Call
-from guards.auth import api_keys as keys
-from guards.auth.base import make_authenticator
+from guards.auth import key_file
+from guards.auth.factory import make_authenticator
 from provider.dialects.openai_chat import Completion
 
 STREAM = {**HELLO, "stream": True}
@@ -55,7 +55,7 @@ def keyed(sluice: StartSluice, tmp_path):
     path = tmp_path / "keys.ini"
 
     async def start(options: str = "", **overrides: object) -> tuple[Sluice, str]:
-        key, _ = keys.add(path, "ada", "2026-11-24")
+        key, _ = key_file.add(path, "ada", "2026-11-24")
         path.write_text(path.read_text() + options)
         return await sluice(auth_mode="keys", auth_keys_file=path, **overrides), key
 

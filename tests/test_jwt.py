@@ -16,7 +16,7 @@ from tornado.web import Application, RequestHandler
 
 from config import AuthConfig, LimitConfig
 from errors import CallError, ConfigError
-from guards.auth.base import make_authenticator
+from guards.auth.factory import make_authenticator
 
 NOW = 1_800_000_000.0
 SECRET = "a-secret-of-sixty-four-bytes-or-more-so-that-HS512-is-content-too"

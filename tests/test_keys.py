@@ -8,7 +8,8 @@ import pytest
 
 from config import LimitConfig
 from errors import CallError, ConfigError
-from guards.auth import api_keys as keys
+from guards.auth import key_file
+from guards.auth.api_keys import KeyRing
 
 DEFAULTS = LimitConfig(60, 1000, 0, 0, 10)
 TODAY = "2026-11-24"
@@ -27,7 +28,7 @@ def path(tmp_path):
 
 
 def ring(path, clock=None):
-    return keys.KeyRing(path, DEFAULTS, clock=clock or Clock())
+    return KeyRing(path, DEFAULTS, clock=clock or Clock())
 
 
 async def reason(ring, authorization):
@@ -38,7 +39,7 @@ async def reason(ring, authorization):
 
 
 async def test_a_key_that_was_added_lets_in(path):
-    key, section = keys.add(path, "mobile-app", TODAY)
+    key, section = key_file.add(path, "mobile-app", TODAY)
     assert key.startswith("sluice_")
     assert len(key) == 50
     assert key not in path.read_text()
@@ -48,7 +49,7 @@ async def test_a_key_that_was_added_lets_in(path):
 
 
 async def test_the_scheme_may_be_written_in_any_case(path):
-    key, _ = keys.add(path, "a", TODAY)
+    key, _ = key_file.add(path, "a", TODAY)
     assert (await ring(path).authenticate(f"bEARER {key}")).name == "a"
 
 
@@ -68,16 +69,16 @@ async def test_the_scheme_may_be_written_in_any_case(path):
     ],
 )
 async def test_anything_else_does_not(path, authorization, told):
-    keys.add(path, "a", TODAY)
+    key_file.add(path, "a", TODAY)
     assert await reason(ring(path), authorization) == told
 
 
 def test_two_keys_are_never_the_same(path):
-    assert len({keys.add(path, f"k{n}", TODAY)[0] for n in range(50)}) == 50
+    assert len({key_file.add(path, f"k{n}", TODAY)[0] for n in range(50)}) == 50
 
 
 async def test_a_section_may_set_limits_and_models(path):
-    key, _ = keys.add(path, "a", TODAY)
+    key, _ = key_file.add(path, "a", TODAY)
     path.write_text(path.read_text() + "requests_per_minute = 5\nmodels = gpt-4o, gpt-4.1\n")
     caller = await ring(path).authenticate(f"Bearer {key}")
     assert caller.limits == LimitConfig(5, 1000, 0, 0, 10)
@@ -86,27 +87,27 @@ async def test_a_section_may_set_limits_and_models(path):
 
 async def test_a_revoked_key_stops_within_a_second(path):
     clock = Clock()
-    key, _ = keys.add(path, "a", TODAY)
-    keys.add(path, "b", TODAY)
+    key, _ = key_file.add(path, "a", TODAY)
+    key_file.add(path, "b", TODAY)
     server = ring(path, clock)
     await server.authenticate(f"Bearer {key}")
-    keys.revoke(path, "a")
+    key_file.revoke(path, "a")
     clock.now += 1
     assert await reason(server, f"Bearer {key}") == "unknown_key"
 
 
 async def test_a_new_key_works_without_a_restart(path):
     clock = Clock()
-    keys.add(path, "a", TODAY)
+    key_file.add(path, "a", TODAY)
     server = ring(path, clock)
-    key, _ = keys.add(path, "b", TODAY)
+    key, _ = key_file.add(path, "b", TODAY)
     clock.now += 1
     assert (await server.authenticate(f"Bearer {key}")).name == "b"
 
 
 async def test_a_file_that_has_become_bad_keeps_the_old_keys(path, caplog):
     clock = Clock()
-    key, _ = keys.add(path, "a", TODAY)
+    key, _ = key_file.add(path, "a", TODAY)
     server = ring(path, clock)
     path.write_text("[a\n")
     for _ in range(3):
@@ -117,7 +118,7 @@ async def test_a_file_that_has_become_bad_keeps_the_old_keys(path, caplog):
 
 async def test_a_file_put_in_its_place_is_noticed_whatever_its_times_say(path):
     clock = Clock()
-    key, _ = keys.add(path, "a", TODAY)
+    key, _ = key_file.add(path, "a", TODAY)
     server = ring(path, clock)
     old, other = path.stat(), path.with_name("other")
     digest = path.read_text().split("sha256 = ")[1][:64]
@@ -130,10 +131,10 @@ async def test_a_file_put_in_its_place_is_noticed_whatever_its_times_say(path):
 
 async def test_a_file_that_could_not_be_read_is_read_again(path, monkeypatch):
     clock = Clock()
-    key, _ = keys.add(path, "a", TODAY)
+    key, _ = key_file.add(path, "a", TODAY)
     server = ring(path, clock)
-    keys.add(path, "b", TODAY)
-    keys.revoke(path, "a")
+    key_file.add(path, "b", TODAY)
+    key_file.revoke(path, "a")
     with monkeypatch.context() as broken:
         broken.setattr(Path, "read_text", lambda *_: (_ for _ in ()).throw(OSError(24, "EMFILE")))
         clock.now += 1
@@ -144,13 +145,13 @@ async def test_a_file_that_could_not_be_read_is_read_again(path, monkeypatch):
 
 def test_revoking_leaves_every_other_line_as_it_was(path):
     path.write_text("# ours\n\n")
-    keys.add(path, "a", TODAY)
+    key_file.add(path, "a", TODAY)
     before = path.read_text()
-    keys.add(path, "b", TODAY)
+    key_file.add(path, "b", TODAY)
     path.write_text(path.read_text() + "# of b\nmodels = x\n[c]\n# of c\nsha256 = " + "0" * 64)
-    keys.revoke(path, "b")
+    key_file.revoke(path, "b")
     assert path.read_text() == before + "\n[c]\n# of c\nsha256 = " + "0" * 64
-    assert keys.names(path) == ["a", "c"]
+    assert key_file.names(path) == ["a", "c"]
     assert stat.S_ISREG(path.stat().st_mode)
 
 
@@ -159,13 +160,13 @@ def test_revoking_leaves_every_other_line_as_it_was(path):
 )
 @pytest.mark.parametrize("before", ["", "# ours\n\n", f"[z]\nsha256 = {'2' * 64}\n\n"])
 async def test_whatever_reads_as_the_header_of_a_key_is_revoked(path, before, header):
-    key, section = keys.add(path, "a", TODAY)
+    key, section = key_file.add(path, "a", TODAY)
     kept = f"[b] # [a]\nsha256 = {'1' * 64}\n# [a]\n"
     path.write_text(before + section.replace("[a]", header) + kept)
-    name = next(name for name in keys.names(path) if name not in ("z", "b] # [a"))
+    name = next(name for name in key_file.names(path) if name not in ("z", "b] # [a"))
     assert (await ring(path).authenticate(f"Bearer {key}")).name == name
 
-    keys.revoke(path, name)
+    key_file.revoke(path, name)
 
     assert path.read_text() == before + kept
     assert await reason(ring(path), f"Bearer {key}") == "unknown_key"
@@ -173,7 +174,7 @@ async def test_whatever_reads_as_the_header_of_a_key_is_revoked(path, before, he
 
 def test_a_header_that_is_indented_is_one_too(path):
     path.write_text(f"  [a]  # x\nsha256 = {'1' * 64}\n")
-    keys.revoke(path, "a")
+    key_file.revoke(path, "a")
     assert path.read_text() == ""
 
 
@@ -182,7 +183,7 @@ def test_what_cannot_be_revoked_line_by_line_is_a_fault_and_changes_nothing(path
     text = f"[b]\nsha256 = {'1' * 64}\nmodels = x\n  [a]\n[a]\nsha256 = {'2' * 64}\n"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"nothing is revoked; remove the section \[a\] by hand"):
-        keys.revoke(path, "a")
+        key_file.revoke(path, "a")
     assert path.read_text() == text
 
 
@@ -191,22 +192,22 @@ def mode(path):
 
 
 def test_a_new_file_is_its_owners_alone_and_an_old_one_keeps_its_mode(path):
-    keys.add(path, "a", TODAY)
+    key_file.add(path, "a", TODAY)
     assert mode(path) == 0o600
     for kept in (0o640, 0o644, 0o400):
         path.chmod(kept)
-        keys.add(path, "b", TODAY)
+        key_file.add(path, "b", TODAY)
         assert mode(path) == kept
-        keys.revoke(path, "b")
+        key_file.revoke(path, "b")
         assert mode(path) == kept
     assert [each.name for each in path.parent.iterdir()] == ["keys.ini"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_the_file_keeps_its_owner(path):
-    keys.add(path, "a", TODAY)
+    key_file.add(path, "a", TODAY)
     os.chown(path, 12, 34)
-    keys.add(path, "b", TODAY)
+    key_file.add(path, "b", TODAY)
     assert (path.stat().st_uid, path.stat().st_gid) == (12, 34)
 
 
@@ -214,19 +215,19 @@ def test_a_symbolic_link_stays_one(path, tmp_path):
     (tmp_path / "secrets").mkdir()
     real = tmp_path / "secrets" / "real.ini"
     path.symlink_to("secrets/real.ini")
-    keys.add(path, "a", TODAY)
-    keys.add(path, "b", TODAY)
-    keys.revoke(path, "a")
+    key_file.add(path, "a", TODAY)
+    key_file.add(path, "b", TODAY)
+    key_file.revoke(path, "a")
     assert path.is_symlink()
-    assert keys.names(real) == ["b"]
+    assert key_file.names(real) == ["b"]
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     path = tmp_path / "none" / "keys.ini"
     with pytest.raises(ConfigError, match="cannot be written: No such file or directory"):
-        keys.add(path, "a", TODAY)
+        key_file.add(path, "a", TODAY)
     path = tmp_path / "keys.ini"
-    keys.add(path, "a", TODAY)
+    key_file.add(path, "a", TODAY)
     before = path.read_text()
 
     def full(descriptor):
@@ -234,7 +235,7 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
-        keys.revoke(path, "a")
+        key_file.revoke(path, "a")
     assert path.read_text() == before
     assert [each.name for each in tmp_path.iterdir()] == ["keys.ini"]
 
@@ -242,15 +243,15 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["", "A", "a b", "a]", "-a", "ä", "a" * 65, "../a"])
 def test_a_name_is_a_plain_word(path, name):
     with pytest.raises(ConfigError, match="cannot name a key"):
-        keys.add(path, name, TODAY)
+        key_file.add(path, name, TODAY)
 
 
 def test_a_name_is_given_once_and_only_what_is_there_can_go(path):
-    keys.add(path, "a", TODAY)
+    key_file.add(path, "a", TODAY)
     with pytest.raises(ConfigError, match="there is a key a already"):
-        keys.add(path, "a", TODAY)
+        key_file.add(path, "a", TODAY)
     with pytest.raises(ConfigError, match="there is no key b"):
-        keys.revoke(path, "b")
+        key_file.revoke(path, "b")
 
 
 HASH = f"sha256 = {'1' * 64}\n"

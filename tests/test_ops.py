@@ -6,7 +6,7 @@ import pytest
 from conftest import HELLO, Sluice, StartSluice, assert_valid
 from upstream import Upstream, after_content, answer_stream, error, fin, ok, usage_of
 
-from guards.auth import api_keys as keys
+from guards.auth import key_file
 from telemetry.recent import KEPT
 
 TOKEN = "operator-token-9c41"
@@ -56,7 +56,7 @@ async def test_beyond_loopback_it_is_not_there_without_a_token(sluice: StartSlui
 async def test_where_there_is_a_token_it_is_asked_for(
     sluice: StartSluice, mode: str, tmp_path
 ) -> None:
-    key, _ = keys.add(tmp_path / "keys.ini", "ada", "2026-11-24")
+    key, _ = key_file.add(tmp_path / "keys.ini", "ada", "2026-11-24")
     server = await sluice(
         auth_mode=mode, auth_keys_file=str(tmp_path / "keys.ini"), ops_token=TOKEN
     )
@@ -146,7 +146,7 @@ async def test_limits_and_who_spends_are_seen(
     sluice: StartSluice, upstream: Upstream, tmp_path
 ) -> None:
     upstream.will(ok(usage=usage_of(9, 3)))
-    key, _ = keys.add(tmp_path / "keys.ini", "ada", "2026-11-24")
+    key, _ = key_file.add(tmp_path / "keys.ini", "ada", "2026-11-24")
     server = await sluice(
         auth_mode="keys",
         auth_keys_file=str(tmp_path / "keys.ini"),

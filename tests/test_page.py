@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, StartSluice, assert_valid, encoded
 
 from errors import ConfigError
-from guards.auth import api_keys as keys
+from guards.auth import key_file
 from handlers import page
 
 WEB = ROOT / "web"
@@ -190,7 +190,7 @@ async def test_the_session_tells_models_to_those_it_knows_only(
     sluice: StartSluice, tmp_path: Path
 ) -> None:
     file = tmp_path / "keys.ini"
-    key, _ = keys.add(file, "web", "2026-01-01")
+    key, _ = key_file.add(file, "web", "2026-01-01")
     server = await sluice(auth_mode="keys", auth_keys_file=str(file))
 
     unknown = await server.fetch("GET", "/api/session")
