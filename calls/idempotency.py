@@ -21,6 +21,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final, Literal
 
@@ -230,8 +231,8 @@ class Replies:
                     continue  # Redis is down, and another request here was quicker
                 case b"mismatch":
                     raise CallError("idempotency_mismatch")
-                case [blob]:
-                    return Reply(_unpacked(blob, fingerprint))
+                case Recording() as kept:
+                    return Reply(kept)
                 case _:
                     await self._sleep(wait_s)
                     wait_s = min(_POLL_MAX_S, wait_s * 2)
@@ -245,17 +246,20 @@ class Replies:
 
     async def _claim_shared(
         self, name: str, fingerprint: bytes, owner: str, longest_s: float
-    ) -> Any:
+    ) -> bytes | Recording:
         if self._store is None:
             return b"mine"
         try:
             return await self._store.run(
-                _CLAIM, [f"reply:{name}"], [fingerprint, owner, int(longest_s * 1000)]
+                _CLAIM,
+                [f"reply:{name}"],
+                [fingerprint, owner, int(longest_s * 1000)],
+                partial(_claimed, fingerprint),
             )
         except StoreDown:
             if self._store.fail_open:
                 return b"mine"
-            raise CallError("overloaded", "store_down", retry_after_s=1) from None
+            raise
 
     def _open(self, name: str, owner: str, fingerprint: bytes, longest_s: float) -> Recording:
         async def end(recording: Recording) -> None:
@@ -287,7 +291,7 @@ class Replies:
             blob = _packed(recording) if kept else b""
             keep_ms = int(self.config.keep_s * 1000)
             with suppress(StoreDown):
-                await self._store.run(_END, [f"reply:{name}"], [owner, blob, keep_ms])
+                await self._store.run(_END, [f"reply:{name}"], [owner, blob, keep_ms], bool)
                 return
         if listed and kept and name not in self._recordings:
             self._recordings[name] = recording, self._clock() + self.config.keep_s
@@ -296,6 +300,13 @@ class Replies:
 def _packed(recording: Recording) -> bytes:
     head = orjson.dumps([recording.status, recording.content_type])
     return b"\n".join((head, b"".join(recording.chunks)))
+
+
+def _claimed(fingerprint: bytes, reply: Any) -> bytes | Recording:
+    """What Redis has under this key: a word about it, or the reply that was kept."""
+    if isinstance(reply, list):
+        return _unpacked(reply[0], fingerprint)
+    return {word: word for word in (b"mine", b"mismatch", b"busy")}[reply]
 
 
 def _unpacked(blob: bytes, fingerprint: bytes) -> Recording:

@@ -80,7 +80,7 @@ class SharedCircuit:
         circuit = self._circuit
         left_ms = int(circuit.open_for_s * 1000)
         try:
-            generation, openings, left_ms, mine = await self._store.run(
+            state: list[int] = await self._store.run(
                 _STEP,
                 self._keys,
                 [circuit.generation, circuit.openings, left_ms, self._name, _LEASE_MS, _KEEP_MS],
@@ -88,5 +88,6 @@ class SharedCircuit:
         except StoreDown:
             circuit.may_probe = True
             return
+        generation, openings, left_ms, mine = state
         circuit.adopt(generation, openings, left_ms / 1000)
         circuit.may_probe = mine == 1

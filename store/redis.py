@@ -3,10 +3,12 @@
 Rules of this module:
 
 - Whatever changes is one script, so that it happens whole and in one place.
-- A command that does not end in `timeout_s`, connecting included, is `StoreDown`: nobody knows
-  whether it took effect, and its connection is closed, for the answer may yet come.
+- Every failure is `StoreDown`, whatever its cause, so that `[store] on_failure` decides.
+- A command that does not end in `timeout_s`, connecting included, may have taken effect or not.
+  Its connection is closed, because the answer may still come.
 - While Redis is down calls fail at once; one a second is let through to see.
-- A script that a healthy Redis refuses is a bug of ours, and is raised as it is.
+- A failure of one script alone (a key of another type, a bug of ours) is logged as an error and
+  leaves the store up for all others.
 - redis-py is loaded only where there is a Redis: it takes 8 MB.
 
 `rediss://` is TLS; Heroku's certificates are its own: add `?ssl_cert_reqs=none` to the address.
@@ -18,10 +20,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from hashlib import sha1
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from config import StoreConfig
-from errors import ConfigError
+from errors import CallError, ConfigError
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -31,14 +33,23 @@ log: Final = logging.getLogger("sluice.store")
 _CONNECTIONS: Final = 50
 _LOOK_S: Final = 1.0
 _LOG_S: Final = 60.0
-# The first words of refusals that redis-py has no class for: a full disk, a lost master, ….
-_UNWELL: Final = frozenset(
-    ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "TRYAGAIN", "NOPERM")
-)
+# Error codes that tell an operator what to do, in lower case as the reason of the failure.
+_CODES: Final = frozenset({
+    "ASK", "BUSY", "CLUSTERDOWN", "CROSSSLOT", "LOADING", "MASTERDOWN", "MISCONF", "MOVED",
+    "NOAUTH", "NOPERM", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "WRONGPASS", "WRONGTYPE",
+})  # fmt: skip
+# Redis gives these the code ERR, as it does bugs in a script; the words are those of its sources.
+_TEXTS: Final = {"DB index is out of range": "wrong_db", "ACL failure in script": "noperm"}
+_OF_ONE_SCRIPT: Final = frozenset(("wrongtype", "script_error", "unexpected"))
+
+T = TypeVar("T")
 
 
-class StoreDown(Exception):
-    """Redis did not answer, or not in time; nobody knows whether the command took effect."""
+class StoreDown(CallError):
+    """Redis did not do it, or not in time: `overloaded`, where a call must not pass without."""
+
+    def __init__(self) -> None:
+        super().__init__("overloaded", "store_down", retry_after_s=1)
 
 
 class Store:
@@ -57,16 +68,24 @@ class Store:
         self._clock = clock
         self._redis = connection(config)
         self._look_at = 0.0
-        self._log_at = 0.0
+        self._log_at: dict[str, float] = {}
         self.fail_open = config.on_failure == "open"
         self.up = True
         self.failures: Counter[str] = Counter()
         """How often it went down, or was tried and still was, by reason."""
 
     async def run(
-        self, script: str, keys: Sequence[str], args: Sequence[str | bytes | int | float]
-    ) -> Any:
-        """The script's result; strings in it are bytes.
+        self,
+        script: str,
+        keys: Sequence[str],
+        args: Sequence[str | bytes | int | float],
+        parse: Callable[[Any], T] = lambda reply: reply,
+    ) -> T:
+        """The script's result.
+
+        Args:
+            parse: makes the result of Redis' reply, in which strings are bytes; what it raises
+                is a failure like any other.
 
         Raises:
             StoreDown
@@ -78,14 +97,10 @@ class Store:
         names = [f"{{{self._prefix}}}:{key}" for key in keys]  # one slot, should it be a cluster
         try:
             async with asyncio.timeout(self._timeout_s):
-                result = await self._evaluate(script, names, args)
+                result = parse(await self._evaluate(script, names, args))
         except Exception as error:
-            if reason := _reason(error):
-                raise self._down(reason) from None
-            raise
-        if not self.up:
-            self.up = True
-            log.info("store_up")
+            raise self._failed(_reason(error), error) from None
+        self._answered()
         return result
 
     async def aclose(self) -> None:
@@ -101,15 +116,28 @@ class Store:
         except NoScriptError:
             return await self._redis.eval(script, len(names), *names, *args)
 
-    def _down(self, reason: str) -> StoreDown:
+    def _failed(self, reason: str, error: Exception) -> StoreDown:
         now = self._clock()
         self.failures[reason] += 1
-        if self.up or now >= self._log_at:
-            log.warning("store_down", extra={"reason": reason})
-            self._log_at = now + _LOG_S
-        self.up = False
-        self._look_at = now + _LOOK_S
+        due = now >= self._log_at.get(reason, now)
+        if reason in _OF_ONE_SCRIPT:
+            self._answered()
+            if due:
+                log.error("store_script_failed", exc_info=error, extra={"reason": reason})
+        else:
+            due = due or self.up
+            if due:
+                log.warning("store_down", extra={"reason": reason})
+            self.up = False
+            self._look_at = now + _LOOK_S
+        if due:
+            self._log_at[reason] = now + _LOG_S
         return StoreDown()
+
+    def _answered(self) -> None:
+        if not self.up:
+            self.up = True
+            log.info("store_up")
 
 
 def connection(config: StoreConfig) -> "Redis":
@@ -141,22 +169,27 @@ def connection(config: StoreConfig) -> "Redis":
     return Redis.from_pool(pool)
 
 
-def _reason(error: Exception) -> str | None:
-    """Why Redis could not do it; None: this is no fault of its."""
+def _reason(error: Exception) -> str:
+    """Why Redis did not do it, in a word for an operator.
+
+    redis-py takes the code off the text of the errors that it has a class for.
+    """
     from redis import exceptions
 
-    unwell = (
-        exceptions.BusyLoadingError,
-        exceptions.ReadOnlyError,
-        exceptions.OutOfMemoryError,
-    )
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | exceptions.TimeoutError):
         return "timeout"
-    if isinstance(error, unwell):
-        return "refused"
+    if isinstance(error, exceptions.InvalidResponse):
+        return "protocol"
+    if isinstance(error, exceptions.RedisError):
+        code = error.status_code or str(error).partition(" ")[0]
+        if code in _CODES:
+            return code.lower()
     if isinstance(error, exceptions.ResponseError):
-        return "refused" if str(error).partition(" ")[0] in _UNWELL else None
-    return "connection" if isinstance(error, exceptions.RedisError | OSError) else None
+        found = (reason for text, reason in _TEXTS.items() if text in str(error))
+        return next(found, "script_error")
+    if isinstance(error, exceptions.ConnectionError | OSError):
+        return "connection"
+    return "unexpected"
 
 
 @cache

@@ -25,9 +25,11 @@ from upstream import (
 )
 
 from call import Call
+from config import StoreConfig
 from guards.auth import key_file
 from guards.auth.factory import make_authenticator
 from provider.dialects.openai_chat import Completion
+from store.redis import connection
 
 STREAM = {**HELLO, "stream": True}
 PROMPT = 18
@@ -699,6 +701,38 @@ async def test_redis_failing_under_load_loses_no_call(
     await server.calls.wait(60)
     assert {record.code for record in server.calls.records} == {"completed"}
     assert (await server.fetch("GET", "/healthz")).json["store"] == "down"
+    await server.at_rest()
+
+
+@pytest.mark.parametrize(("policy", "status"), [("open", 200), ("closed", 503)])
+@pytest.mark.parametrize("fault", ["no_permission", "wrong_type", "wrong_database"])
+async def test_a_redis_that_refuses_is_handled_as_one_that_is_down(
+    sluice: StartSluice,
+    upstream: Upstream,
+    redis: RedisServer,
+    policy: str,
+    status: int,
+    fault: str,
+) -> None:
+    admin = connection(StoreConfig(redis.url, 5, "open", "sluice"))
+    url = redis.url
+    if fault == "no_permission":
+        await admin.execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", "+@all", "-@scripting")
+        url = url.replace("redis://", "redis://u:p@")
+    elif fault == "wrong_database":
+        url = url.replace("/0", "/99")
+    upstream.will(*[ok()] * 4)
+    limits = {"limit_ip_in_flight": 5, "store_timeout_s": 5}
+    server = await sluice(redis_url=url, store_on_failure=policy, **limits)
+    if fault == "wrong_type":
+        await admin.set("{sluice}:ip:in_flight:127.0.0.1", "not leases")
+
+    replies = [await server.chat(), await server.chat(HELLO, KEY)]
+
+    assert [reply.status for reply in replies] == [status] * 2
+    if policy == "closed":
+        replies[0].assert_error(503, "overloaded")
+    await admin.aclose()
     await server.at_rest()
 
 

@@ -1,6 +1,7 @@
 """The shared store against a real Redis: scripts, time limits, failure and recovery."""
 
 import asyncio
+import contextlib
 import logging
 
 import pytest
@@ -8,7 +9,7 @@ from redis.exceptions import ResponseError
 
 from config import StoreConfig
 from guards.auth.single_use import SingleUse
-from store.redis import Store, StoreDown
+from store.redis import Store, StoreDown, connection
 
 ECHO = "return ARGV[1]"
 COUNT = "return redis.call('INCR', KEYS[1])"
@@ -56,17 +57,196 @@ async def test_a_server_that_forgot_the_script_is_told_again(store, redis, clock
     assert await store.run(COUNT, ["n"], []) == 1
 
 
-async def test_a_bad_script_is_our_bug_and_not_the_stores(store):
-    with pytest.raises(ResponseError):
-        await store.run("return redis.call('NONSENSE')", [], [])
+@pytest.mark.parametrize(
+    ("script", "key", "reason"),
+    [
+        ("return redis.call('NONSENSE')", "n", "script_error"),
+        ("return nil + 1", "n", "script_error"),
+        ("not Lua", "n", "script_error"),
+        (COUNT, "list", "wrongtype"),
+        (COUNT, "word", "script_error"),
+    ],
+)
+async def test_a_script_that_fails_alone_leaves_the_store_up(store, caplog, script, key, reason):
+    await store.run("return redis.call('RPUSH', KEYS[1], 1)", ["list"], [])
+    await store.run("return redis.call('SET', KEYS[1], 'x')", ["word"], [])
+    for _ in range(2):
+        with pytest.raises(StoreDown):
+            await store.run(script, [key], [])
     assert store.up
+    assert store.failures[reason] == 2
+    (record,) = caplog.records  # the same again within a minute is counted
+    assert (record.levelname, record.msg, record.reason) == ("ERROR", "store_script_failed", reason)
+    assert record.exc_info[0] is ResponseError
+    assert await store.run(ECHO, [], ["hi"]) == b"hi"
 
 
-async def test_a_server_that_cannot_write_is_down(store):
-    await store._redis.config_set("min-replicas-to-write", 1)
+async def test_a_reply_that_means_nothing_is_a_failure(store, caplog):
+    with pytest.raises(StoreDown):
+        await store.run(ECHO, [], ["hi"], {b"yes": True}.__getitem__)
+    assert store.failures == {"unexpected": 1}
+    assert caplog.records[0].exc_info[0] is KeyError
+
+
+async def without_scripts(redis, admin):
+    await admin.execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", "+@all", "-@scripting")
+    return redis.url.replace("redis://", "redis://u:p@")
+
+
+async def without_counting(redis, admin):
+    await admin.execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", "+@all", "-incr")
+    return redis.url.replace("redis://", "redis://u:p@")
+
+
+async def of_other_keys(redis, admin):
+    await admin.execute_command("ACL", "SETUSER", "u", "on", ">p", "~other:*", "+@all")
+    return redis.url.replace("redis://", "redis://u:p@")
+
+
+async def wrong_password(redis, admin):
+    await admin.execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", "+@all")
+    return redis.url.replace("redis://", "redis://u:wrong@")
+
+
+async def without_password(redis, admin):
+    await admin.config_set("requirepass", "secret")
+    return redis.url
+
+
+async def no_such_database(redis, admin):
+    return redis.url.replace("/0", "/99")
+
+
+async def full(redis, admin):
+    await admin.config_set("maxmemory", 1)
+    return redis.url
+
+
+async def without_replicas(redis, admin):
+    await admin.config_set("min-replicas-to-write", 1)
+    return redis.url
+
+
+async def replica(redis, admin):
+    await admin.execute_command("REPLICAOF", "127.0.0.1", "1")
+    return redis.url
+
+
+async def orphan(redis, admin):
+    await admin.config_set("replica-serve-stale-data", "no")
+    return await replica(redis, admin)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (without_scripts, "noperm"),
+        (without_counting, "noperm"),
+        (of_other_keys, "noperm"),
+        (wrong_password, "wrongpass"),
+        (without_password, "noauth"),
+        (no_such_database, "wrong_db"),
+        (full, "oom"),
+        (without_replicas, "noreplicas"),
+        (replica, "readonly"),
+        (orphan, "masterdown"),
+    ],
+)
+async def test_a_redis_that_refuses_is_down_and_says_why(redis, clock, caplog, spoil, reason):
+    admin = connection(StoreConfig(redis.url, 5, "open", "test"))
+    url = await spoil(redis, admin)
+    store = Store(StoreConfig(url, 5, "open", "test"), clock=clock)
     with pytest.raises(StoreDown):
         await store.run(COUNT, ["n"], [])
     assert not store.up
+    assert store.failures == {reason: 1}
+    assert [(each.msg, each.reason) for each in caplog.records] == [("store_down", reason)]
+    await store.aclose()
+    await admin.aclose()
+
+
+class Scripted:
+    """Speaks enough of Redis' protocol to be connected to, and answers scripts with `reply`."""
+
+    reply = b"$2\r\nhi\r\n"
+
+    async def start(self):
+        self.connections = []
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        return StoreConfig(f"redis://127.0.0.1:{port}/0", 0.2, "open", "test")
+
+    async def _serve(self, reader, writer):
+        self.connections.append(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                count = int((await reader.readline())[1:] or 0)
+                if not count:
+                    break
+                words = []
+                for _ in range(count):
+                    size = int((await reader.readline())[1:])
+                    words.append((await reader.readexactly(size + 2))[:-2])
+                if words[0] == b"HELLO":
+                    writer.write(b"%1\r\n$5\r\nproto\r\n:3\r\n")
+                elif words[0] in (b"EVAL", b"EVALSHA"):
+                    writer.write(self.reply)
+                    if self.reply == b"":
+                        break
+                else:
+                    writer.write(b"+OK\r\n")
+        writer.close()
+
+    async def stop(self):
+        for writer in self.connections:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        self._server.close()
+        await self._server.wait_closed()
+
+
+@pytest.fixture
+def scripted(io_loop):
+    server = Scripted()
+    yield server
+    io_loop.run_sync(server.stop)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (b"-MASTERDOWN Link with MASTER is down\r\n", "masterdown"),
+        (b"-CLUSTERDOWN The cluster is down\r\n", "clusterdown"),
+        (b"-MOVED 866 127.0.0.1:6381\r\n", "moved"),
+        (b"-ASK 866 127.0.0.1:6381\r\n", "ask"),
+        (b"-CROSSSLOT Keys in request don't hash to the same slot\r\n", "crossslot"),
+        (b"-TRYAGAIN Multiple keys request during rehashing of slot\r\n", "tryagain"),
+        (b"-LOADING Redis is loading the dataset in memory\r\n", "loading"),
+        (b"-BUSY Redis is busy running a script\r\n", "busy"),
+        (b"-MISCONF Redis is configured to save RDB snapshots\r\n", "misconf"),
+        (b"-NOPERM this user has no permissions\r\n", "noperm"),
+        (b"-MOVED\r\n", "unexpected"),
+        (b"-\r\n", "script_error"),
+        (b"-\xff\xfe\r\n", "script_error"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "protocol"),
+        (b"*-5\r\n", "protocol"),
+        (b"$5\r\nhe", "timeout"),
+        (b"*3\r\n:1\r\n", "timeout"),
+        (b"", "connection"),
+    ],
+)
+async def test_whatever_it_answers_is_its_failure_and_does_not_last(scripted, clock, reply, reason):
+    store = Store(await scripted.start(), clock=clock)
+    assert await store.run(ECHO, [], ["hi"]) == b"hi"
+    scripted.reply = reply
+    await down(store)
+    assert store.failures == {reason: 1}
+    scripted.reply = Scripted.reply
+    clock.now += 1
+    assert await store.run(ECHO, [], ["hi"]) == b"hi"
+    assert store.up
+    await store.aclose()
 
 
 async def test_many_at_once_share_the_connections(store):

@@ -1,7 +1,7 @@
 """Things that may happen once: a token's `jti`."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from errors import CallError
 from store.redis import Store, StoreDown
@@ -30,11 +30,11 @@ class SingleUse:
         """
         if self._store is not None:
             try:
-                first = await self._store.run(_FIRST, [f"used:{key}"], [int(ttl_s * 1000) + 1])
-                return bool(first)
+                ttl_ms = int(ttl_s * 1000) + 1
+                return await self._store.run(_FIRST, [f"used:{key}"], [ttl_ms], _is_first)
             except StoreDown:
                 if not self._store.fail_open:
-                    raise CallError("overloaded", "store_down", retry_after_s=1) from None
+                    raise
         now = self._clock()
         if self._used.get(key, now) > now:
             return False
@@ -44,3 +44,7 @@ class SingleUse:
                 raise CallError("overloaded", "too_many_tokens", retry_after_s=1)
         self._used[key] = now + ttl_s
         return True
+
+
+def _is_first(reply: Any) -> bool:
+    return {1: True, 0: False}[reply]

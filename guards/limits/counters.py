@@ -25,6 +25,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 from store.redis import Store, StoreDown
@@ -226,9 +227,7 @@ class RedisCounters:
             else:
                 keys += (charge.key, charge.key)
                 arguments += ("lease", lease_ms)
-        granted, *counts = await self._store.run(_TAKE, keys, arguments)
-        pairs = zip(counts[::2], counts[1::2], strict=True)
-        return Taken(granted == 1, [Count(*pair) for pair in pairs])
+        return await self._store.run(_TAKE, keys, arguments, partial(_taken, len(charges)))
 
     def correct(self, charges: Sequence[Charge], now: float, lease: str) -> None:
         """Send the correction on its way; a settlement waits for nobody."""
@@ -247,4 +246,12 @@ class RedisCounters:
             keys.append(f"{charge.key}:{_window(charge.limit, now)}" if timed else charge.key)
             amounts.append(charge.amount if timed else "lease")
         with suppress(StoreDown):  # then the reservation stays charged: rather too much
-            await self._store.run(_CORRECT, keys, [lease, *amounts])
+            await self._store.run(_CORRECT, keys, [lease, *amounts], bool)
+
+
+def _taken(charges: int, reply: list[int]) -> Taken:
+    granted, *numbers = reply
+    counts = [Count(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
+    if len(counts) != charges:
+        raise ValueError
+    return Taken(granted == 1, counts)

@@ -133,7 +133,7 @@ class Limits:
             taken = await counters.take(charges, now, lease)
         except StoreDown:
             if not self._fail_open:
-                raise CallError("overloaded", "store_down", retry_after_s=1) from None
+                raise
             counters = self._memory
             taken = await counters.take(charges, now, lease)
         standing = list(zip(charges, taken.counts, strict=True))
