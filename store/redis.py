@@ -150,6 +150,7 @@ def connection(config: StoreConfig) -> "Redis":
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
     from redis.exceptions import RedisError
+    from redis.maint_notifications import MaintNotificationsConfig
 
     try:
         pool = BlockingConnectionPool.from_url(
@@ -157,6 +158,8 @@ def connection(config: StoreConfig) -> "Redis":
             max_connections=_CONNECTIONS,
             timeout=config.timeout_s,
             retry=Retry(NoBackoff(), 0),
+            # With them on, redis-py 8 takes what is left on a connection for the next reply.
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
         # Else unknown parameters would come to light with the first call.
         pool.make_connection()  # type: ignore[no-untyped-call]

@@ -249,6 +249,14 @@ async def test_whatever_it_answers_is_its_failure_and_does_not_last(scripted, cl
     await store.aclose()
 
 
+async def test_a_second_reply_is_not_that_of_the_next_script(scripted, clock):
+    store = Store(await scripted.start(), clock=clock)
+    scripted.reply = b"+one\r\n+another\r\n"
+    assert [await store.run(ECHO, [], [""]) for _ in range(3)] == [b"one"] * 3
+    assert len(scripted.connections) == 3
+    await store.aclose()
+
+
 async def test_many_at_once_share_the_connections(store):
     results = await asyncio.gather(*(store.run(COUNT, ["n"], []) for _ in range(500)))
     assert sorted(results) == list(range(1, 501))
