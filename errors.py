@@ -5,7 +5,8 @@ Rules of this module:
 - A call ends with exactly one code of `OUTCOMES`. Replies, stream events, log lines and
   metrics all take their status and words from here.
 - A `CallError` never holds foreign text. `reason` is one of our own short words and may be
-  logged; `text` names a JSON path, a rule or a header, never a caller's value.
+  logged; `text` and `param` name a JSON path, a rule or a header, never a caller's value. They
+  may hold the name of an unknown field, which may be anything: they go to the caller alone.
 - `transient`, `unhealthy` and `retry_after_s` are for the provider's rooms: whether another
   attempt may help, whether the circuit breaker counts it, and what the provider asked for.
 """

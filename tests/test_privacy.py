@@ -200,12 +200,30 @@ async def test_a_bug_tells_where_and_not_what(
     assert any("burst" in place for place in line["exception.stacktrace"])
 
 
+UNKNOWN_FIELDS = [
+    {**BODY, PROMPT: KEY},
+    {**BODY, "messages": [{"role": "user", "content": "x", PROMPT: KEY}]},
+]
+
+
+@pytest.mark.parametrize("body", UNKNOWN_FIELDS)
+async def test_the_name_of_an_unknown_field_comes_back_to_its_caller_alone(
+    sluice: StartSluice, upstream: Upstream, log_lines: io.StringIO, body: object
+) -> None:
+    server = await keyed(sluice, upstream)
+
+    reply = await server.chat(body)
+
+    reply.assert_error(400, "invalid_request")
+    assert f'unknown field "{PROMPT}"' in reply.json["error"]
+    assert KEY not in f"{reply}"
+    assert_lines_silent(log_lines)
+
+
 BAD_REQUESTS = {
-    "unknown key": chat({**BODY, PROMPT: 1}),
     "model": chat({**BODY, "model": PROMPT}),
     "type": chat({"userMessage": [PROMPT]}),
     "role": chat({**BODY, "messages": [{"role": PROMPT, "content": PROMPT}]}),
-    "extra in history": chat({**BODY, "messages": [{"role": "user", "content": "x", PROMPT: 1}]}),
     "invalid JSON": chat(f'{{"{PROMPT}'.encode()),
     "bad UTF-8": chat(PROMPT.encode() + b"\xff"),
     "duplicate key": chat(f'{{"{PROMPT}": 1, "{PROMPT}": 1}}'.encode()),
