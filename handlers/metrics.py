@@ -22,6 +22,7 @@ from prometheus_client.metrics_core import (
 
 from errors import CallError
 from guards.auth.operator_token import is_operator
+from guards.redaction.checks import failures
 from handlers.base import BaseHandler, Services
 from store.redis import Store
 from telemetry.logging import setup as logs
@@ -79,6 +80,14 @@ def readings(services: Services) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "sluice_log_lines_dropped", "Log lines for which there was no room.", logs.dropped()
     )
+    detectors = CounterMetricFamily(
+        "sluice_detector_failures",
+        "Checks of personal data that raised; the value was taken by its shape.",
+        labels=["kind", "error"],
+    )
+    for labels, count in failures.copy().items():  # threads may add
+        detectors.add_metric(labels, count)
+    yield detectors
     if services.gate.store is not None:
         yield from _store(services.gate.store)
 

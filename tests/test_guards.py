@@ -28,6 +28,7 @@ from call import Call
 from config import StoreConfig
 from guards.auth import key_file
 from guards.auth.factory import make_authenticator
+from guards.redaction import checks
 from provider.dialects.openai_chat import Completion
 from store.redis import connection
 
@@ -475,6 +476,24 @@ async def test_a_placeholder_is_restored_across_chunks(
 
     text = "".join(each["delta"] for each in reply.events[2:-3] if "delta" in each)
     assert text == "Dear ada@example.com, hi"
+
+
+async def test_a_detector_that_raises_fails_no_call(
+    sluice: StartSluice, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "failures", failures := checks.Counter())
+    monkeypatch.setattr("handlers.metrics.failures", failures)
+    server = await sluice(redaction_card="redact")
+    upstream.will(ok())
+    assert (await server.chat({"userMessage": "What is order 528666876112297156?"})).status == 200
+    monkeypatch.setattr("stdnum.luhn.is_valid", lambda number: {}[number])
+    upstream.will(ok())
+    assert (await server.chat({"userMessage": "My card is 4242424242424241."})).status == 200
+    contents = [request.json["messages"][-1]["content"] for request in upstream.requests]
+    assert contents == ["What is order 528666876112297156?", "My card is [CARD_1]."]
+    metrics = await server.fetch("GET", "/metrics")
+    line = b'sluice_detector_failures_total{error="KeyError",kind="card"} 1.0'
+    assert line in metrics.body
 
 
 async def test_a_blocked_kind_is_refused_by_name(sluice: StartSluice, upstream: Upstream) -> None:

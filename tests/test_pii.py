@@ -1,12 +1,17 @@
 """Personal data is found, what only looks so is not, and no text makes it slow."""
 
+import logging
 import random
+import re
 from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pii_report import KINDS, LEAST, corpus, measure
 
 from guards.redaction import card_phone_iban as numbers
+from guards.redaction import checks, national_ids
 from guards.redaction.detect import find
 
 TEXTS = corpus()
@@ -105,6 +110,56 @@ def test_costly_checks_are_bounded_and_then_the_shape_is_enough(monkeypatch):
     found = find(numbered("+141555{} ", 5000), ["phone"])
     assert len(made) == 100
     assert len(found) == 4900
+
+
+def test_a_chinese_id_needs_no_county_that_the_library_knows():
+    # python-stdnum raises KeyError for both; nobody was born in the year 8761.
+    assert find("What is order 528666876112297156?", KINDS) == []
+    text = "身份证636277197612291238吗"
+    assert [text[a:b] for a, b, _ in find(text, KINDS)] == ["636277197612291238"]
+
+
+def test_a_check_that_raises_takes_the_value_by_its_shape(monkeypatch, caplog):
+    def fail(number):
+        raise LookupError(number)
+
+    monkeypatch.setattr(numbers, "_is_card", fail)
+    monkeypatch.setattr(checks, "failures", checks.Counter())
+    text = "4242424242424241 and 4242424242424243"
+    with caplog.at_level(logging.ERROR, "sluice.redaction"):
+        assert [text[a:b] for a, b, _ in find(text, KINDS)] == text.split(" and ")
+    assert checks.failures == {("card", "LookupError"): 2}
+    [line] = caplog.records
+    assert (line.msg, line.check, line.error_type) == ("detector_failed", "card", "LookupError")
+    assert "4242" not in f"{line.__dict__}"
+
+
+def test_a_detector_that_raises_costs_what_the_others_find_nothing(monkeypatch):
+    monkeypatch.setattr(numbers, "_CARD", None)
+    monkeypatch.setattr(checks, "failures", checks.Counter())
+    text = "4242424242424242 ada@example.com +14155552671"
+    assert [kind for _, _, kind in find(text, KINDS)] == ["email", "phone"]
+    assert checks.failures == {("card", "AttributeError"): 1}
+
+
+FORMS = [*national_ids._FORMS.values(), *(form for form, _ in national_ids._NAMED.values())]
+NAMES = [name for _, names in national_ids._NAMED.values() for name in names]
+PIECES = (
+    st.text("0123456789", min_size=4, max_size=24)
+    | st.text("0123456789ABXZ -./()+:", max_size=40)
+    | st.text("abc09.@:-_ üé١２²Ⅷ", max_size=20)
+    | st.text(max_size=20)
+    | st.sampled_from([*NAMES, "sk-", "eyJ", "@", "+49 ", "GB29", "-----BEGIN PRIVATE KEY-----"])
+    | st.one_of([st.from_regex(re.compile(form, re.A), fullmatch=True) for form in FORMS])
+)
+
+
+@given(st.lists(PIECES, max_size=6), st.sampled_from([" ", "", "\n"]), st.sampled_from(["", "US"]))
+@settings(max_examples=1500, deadline=None)
+def test_no_text_makes_a_detector_raise(pieces, between, region):
+    before = checks.failures.copy()
+    find(between.join(pieces), KINDS, region)
+    assert checks.failures == before
 
 
 HOSTILE = {

@@ -1,19 +1,18 @@
 """Numbers of cards, bank accounts and telephones in a text.
 
 Sources: ISO/IEC 7812 (issuers and Luhn's digit), ISO 13616 by python-stdnum, libphonenumber.
-A check is made a thousand times for a text, a telephone number's a hundred times; after that the
-shape is enough: such a text is no letter, and too much hidden is better than too little.
+A telephone number's check is a slow one: it is made a hundred times for a text.
 """
 
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 import phonenumbers
 from stdnum import iban, luhn
 
-T = TypeVar("T")
+from guards.redaction.checks import bounded
 
 Span = tuple[int, int]
 """From and to, as a slice."""
@@ -53,18 +52,6 @@ _LEAST_IBAN: Final = 15
 _MOST_PHONES: Final = 100
 
 
-def bounded(check: Callable[[T], bool], most: int = 1000) -> Callable[[T], bool]:
-    """The check, which says yes unseen after it was made so often."""
-    left = most
-
-    def checked(value: T) -> bool:
-        nonlocal left
-        left -= 1
-        return left < 0 or check(value)
-
-    return checked
-
-
 def matches(pattern: re.Pattern[str], text: str, windows: list[Span]) -> Iterator[re.Match[str]]:
     """All matches within the windows; what stands before them is seen, too."""
     for start, end in windows:
@@ -72,7 +59,7 @@ def matches(pattern: re.Pattern[str], text: str, windows: list[Span]) -> Iterato
 
 
 def cards(text: str, windows: list[Span]) -> Iterator[Span]:
-    is_card = bounded(_is_card)
+    is_card = bounded("card", _is_card)
     for window in windows:
         yield from _cards(text, *window, is_card)
 
@@ -95,7 +82,7 @@ def _is_card(digits: str) -> bool:
 
 def ibans(text: str, windows: list[Span]) -> Iterator[Span]:
     # Without the national banks' registers: they lag behind.
-    is_iban = bounded(partial(iban.is_valid, check_country=False))
+    is_iban = bounded("iban", partial(iban.is_valid, check_country=False))
 
     def check(number: str) -> bool:
         compact = number.replace(" ", "")
@@ -106,11 +93,11 @@ def ibans(text: str, windows: list[Span]) -> Iterator[Span]:
 
 def phones(text: str, windows: list[Span], region: str) -> Iterator[Span]:
     """International numbers, and national ones of `region` where they are written in groups."""
-    is_phone = bounded(_is_phone, _MOST_PHONES)
+    is_phone = bounded("phone", _is_phone, _MOST_PHONES)
     yield from _grouped(_PHONE, text, windows, lambda number: is_phone(f"+{number.lstrip('+0 ')}"))
     if region:
         national = _NANP if region in _NANP_REGIONS else _NATIONAL
-        is_national = bounded(partial(_is_phone, region=region), _MOST_PHONES)
+        is_national = bounded("phone", partial(_is_phone, region=region), _MOST_PHONES)
         yield from _grouped(national, text, windows, is_national)
 
 

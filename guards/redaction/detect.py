@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterable, Iterator
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, NamedTuple
 
-from guards.redaction.card_phone_iban import bounded, cards, ibans, phones
+from guards.redaction.card_phone_iban import cards, ibans, phones
+from guards.redaction.checks import bounded, unfailing
 from guards.redaction.credentials import api_keys, private_keys
 from guards.redaction.national_ids import national_ids
 
@@ -68,7 +69,7 @@ def find(text: str, kinds: Collection[str], phone_region: str = "") -> list[Foun
         (start, rank, Found(start, end, kind))
         for rank, (kind, spans) in enumerate(_detected(text, phone_region))
         if kind in kinds
-        for start, end in spans
+        for start, end in unfailing(kind, spans)
     ]
     chosen: list[tuple[int, Found]] = []
     for _, rank, each in sorted(found):
@@ -110,10 +111,10 @@ def _emails(text: str) -> Iterator[Span]:
 
 def _addresses(text: str) -> Iterator[Span]:
     if _DOTTED.search(text):
-        is_ipv4 = bounded(_is_ipv4)
+        is_ipv4 = bounded("ip", _is_ipv4)
         yield from (match.span() for match in _IPV4.finditer(text) if is_ipv4(match))
     if _COLONS.search(text):
-        is_ipv6 = bounded(_is_ipv6)
+        is_ipv6 = bounded("ip", _is_ipv6)
         yield from (match.span() for match in _IPV6.finditer(text) if is_ipv6(match))
 
 

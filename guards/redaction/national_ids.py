@@ -9,7 +9,11 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Final
 
-from guards.redaction.card_phone_iban import Span, bounded, matches
+from stdnum.cn import ric
+from stdnum.exceptions import ValidationError
+
+from guards.redaction.card_phone_iban import Span, matches
+from guards.redaction.checks import bounded
 
 # By python-stdnum's module. The form alone says what these are.
 _FORMS: Final = {
@@ -24,7 +28,7 @@ _FORMS: Final = {
     "se.personnummer": r"(?:[0-9]{2})?[0-9]{6}[-+][0-9]{4}",
     "fi.hetu": r"[0-9]{6}[-+A][0-9]{3}[0-9A-Y]",
     "ch.ssn": r"756\.[0-9]{4}\.[0-9]{4}\.[0-9]{2}",
-    "cn.ric": r"[0-9]{17}[0-9X]",
+    "cn.ric": r"[1-9][0-9]{5}(?:19|20)[0-9]{9}[0-9X]",
     "kr.rrn": r"[0-9]{6}-[0-9]{7}",
     # python-stdnum has no rule for it: HMRC's manual, NIM39110.
     "gb.nino": r"(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]"
@@ -68,7 +72,7 @@ _LONGEST: Final = 20
 
 
 def national_ids(text: str, windows: list[Span]) -> Iterator[Span]:
-    is_valid = bounded(_is_valid)
+    is_valid = bounded("national_id", _is_valid)
     for match in matches(_ANY_FORM, text, windows):
         if is_valid(f"{_MODULES[(match.lastindex or 1) - 1]} {match[0]}"):
             yield match.span()
@@ -89,4 +93,16 @@ def _is_valid(named: str) -> bool:
     module, _, number = named.partition(" ")
     if module == "gb.nino":
         return True
+    if module == "cn.ric":
+        return _is_ric(number)
     return bool(import_module(f"stdnum.{module}").is_valid(number.replace(" ", "")))
+
+
+def _is_ric(number: str) -> bool:
+    """By check digit and birth date, without the register of counties: it lags behind, and
+    python-stdnum (2.2) raises KeyError for a county that it does not have."""
+    try:
+        ric.get_birth_date(number)
+    except ValidationError:
+        return False
+    return bool(ric.calc_check_digit(number) == number[-1])
