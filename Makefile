@@ -1,6 +1,7 @@
 # make run    set up, then serve on http://127.0.0.1:8000
 # make test   set up, then lint, type check and test
 # make bench  set up, then measure against Express (needs node and npm for that row)
+# make docs   write the tables of the documentation anew
 # make pii      print precision and recall of redaction
 # make lock   write requirements*.txt anew from pyproject.toml
 # make cassettes  record the failure cassettes anew
@@ -10,7 +11,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test bench pii lock cassettes screenshots clean
+.PHONY: run test bench docs pii lock cassettes screenshots clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/runtime.stamp
@@ -28,6 +29,9 @@ test: $(VENV)/dev.stamp $(VENV)/tools.stamp
 
 bench: $(VENV)/runtime.stamp
 	@$(BIN)/python bench/run.py
+
+docs: $(VENV)/runtime.stamp
+	@$(BIN)/python docs/generate.py
 
 pii: $(VENV)/dev.stamp
 	@$(BIN)/python tests/pii_report.py

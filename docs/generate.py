@@ -1,0 +1,219 @@
+"""Write the tables of the documentation from the code: outcomes, settings, metrics.
+
+    python docs/generate.py            write them (`make docs`)
+    python docs/generate.py --check    show what would change; exit status 1 if anything would
+
+A page marks where a table belongs:
+
+    <!-- generated: outcomes -->
+    …
+    <!-- end generated -->
+
+Outcomes come from errors.OUTCOMES, settings from schemas/config.schema.json, and metrics from the
+/metrics of a server that has answered a few calls from its recordings.
+"""
+
+import difflib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from errors import OUTCOMES  # noqa: E402
+
+PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+_REGION: Final = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end generated -->)", re.S)
+_SCHEMA: Final[dict[str, Any]] = json.loads((ROOT / "schemas/config.schema.json").read_bytes())
+# What most people set first, in the order in which they ask for it.
+_FIRST: Final = (
+    *("auth.mode", "browser.allowed_origins", "chat.model", "chat.system_prompt"),
+    *("chat.max_tokens", "chat.max_prompt_tokens", "limit_total.usd_per_day"),
+    *("limit_ip.requests_per_minute", "server.trusted_hops", "provider.deadline_s"),
+)
+
+
+def outcomes() -> str:
+    """Every way a call can end."""
+    rows = [
+        (str(outcome.status), f"`{code}`", "yes" if outcome.retryable else "", outcome.text)
+        for code, outcome in sorted(OUTCOMES.items(), key=lambda item: item[1].status)
+    ]
+    return _table(("status", "code", "retryable", "default text"), rows)
+
+
+def first_settings() -> str:
+    """The ten settings of the README, by their variables."""
+    rows = []
+    for name in _FIRST:
+        section, key = name.split(".")
+        rule = _SCHEMA["properties"][section]["properties"][key]
+        variable = f"`SLUICE_{section}_{key}`".upper()
+        rows.append((variable, _default(rule), rule["description"]))
+    return _table(("setting", "default", "meaning"), rows)
+
+
+def settings() -> str:
+    """Every setting, by section."""
+    sections = dict(_SCHEMA["properties"])
+    for pattern, named in _SCHEMA["patternProperties"].items():
+        sections[f"{pattern.lstrip('^').partition(':')[0]}:NAME"] = named
+    return "\n".join(_section(name, rules) for name, rules in sections.items())
+
+
+def _section(name: str, rules: Mapping[str, Any]) -> str:
+    rows = [
+        (f"`{key}`", _default(rule), _values(rule), rule["description"])
+        for key, rule in rules["properties"].items()
+    ]
+    about = f"{rules['description']}\n\n" if "description" in rules else ""
+    return f"### `[{name}]`\n\n{about}{_table(('key', 'default', 'values', 'meaning'), rows)}"
+
+
+def _default(rule: Mapping[str, Any]) -> str:
+    default = rule.get("default")
+    if isinstance(default, list):
+        default = ", ".join(default)
+    if default in (None, ""):
+        return ""
+    return f"`{json.dumps(default) if isinstance(default, bool) else default}`"
+
+
+def _values(rule: Mapping[str, Any]) -> str:
+    """Which values the setting takes."""
+    if rule.get("writeOnly"):
+        return "a secret; environment only"
+    if "enum" in rule:
+        return ", ".join(f"`{value}`" for value in rule["enum"])
+    if "expected" in rule:
+        return str(rule["expected"])
+    if rule["type"] in ("integer", "number"):
+        kind = "whole number" if rule["type"] == "integer" else "number"
+        least = f"over {rule['exclusiveMinimum']}" if "exclusiveMinimum" in rule else None
+        return f"{kind}, {least or rule['minimum']} to {rule['maximum']}"
+    return {"boolean": "`true`, `false`", "array": "list, separated by commas"}.get(
+        rule["type"], "text"
+    )
+
+
+def metrics() -> str:
+    """Every metric of ours that a server with all of its parts serves."""
+    page = _scrape()
+    kinds = dict(re.findall(r"^# TYPE (sluice_\w+) (\w+)$", page, re.M))
+    labels: dict[str, dict[str, None]] = {name: {} for name in kinds}
+    for name, given in re.findall(r"^(sluice_\w+)\{(.*)\} ", page, re.M):
+        family = name if name in kinds else re.sub(r"_(bucket|count|sum)$", "", name)
+        labels[family] |= dict.fromkeys(re.findall(r'(\w+)="', given))
+    rows = [
+        (
+            f"`{name}`",
+            kinds[name],
+            ", ".join(f"`{each}`" for each in labels[name] if each != "le"),
+            meaning,
+        )
+        for name, meaning in re.findall(r"^# HELP (sluice_\w+) (.*)$", page, re.M)
+    ]
+    return _table(("metric", "type", "labels", "meaning"), rows)
+
+
+def _scrape() -> str:
+    """The page after calls that give every metric a value, and so its labels."""
+    with _server(
+        REDIS_URL="redis://127.0.0.1:9/0",  # nobody is there, so that its metrics have values too
+        SLUICE_CHAT_MODELS="without-a-price",
+        SLUICE_LIMIT_IP_REQUESTS_PER_MINUTE="3",
+    ) as address:
+        _post(address, {"userMessage": "Hello, I am ada@example.com"})
+        _post(address, {"userMessage": "Hello", "stream": True}, "server_error_once")
+        _post(address, {"userMessage": "Hello", "model": "without-a-price"})
+        _post(address, {"userMessage": "Hello"})  # one more than the limit
+        with urllib.request.urlopen(f"{address}/metrics") as reply:
+            page: bytes = reply.read()
+            return page.decode()
+
+
+@contextmanager
+def _server(**variables: str) -> Iterator[str]:
+    """A server that replays the recordings, with default settings and these; its address."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    with tempfile.NamedTemporaryFile(suffix=".ini") as config:
+        process = subprocess.Popen(
+            [sys.executable, "server.py", "replay", "cassettes", "--config", config.name],
+            cwd=ROOT,
+            env={**kept, "PORT": "0", "SLUICE_LOG_FORMAT": "json", **variables},
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout
+        try:
+            for line in process.stdout:
+                if address := json.loads(line).get("sluice.address"):
+                    yield address
+                    return
+            raise SystemExit("docs/generate.py: the server did not start")
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+def _post(address: str, body: dict[str, Any], scenario: str | None = None) -> None:
+    headers = {"Content-Type": "application/json"}
+    if scenario:
+        headers["X-Replay-Scenario"] = scenario
+    request = urllib.request.Request(
+        f"{address}/api/chat", json.dumps(body).encode(), headers, method="POST"
+    )
+    try:
+        with urllib.request.urlopen(request) as reply:
+            reply.read()
+    except urllib.error.HTTPError as refusal:
+        refusal.close()
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = (head, ("---",) * len(head), *rows)
+    return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+TABLES: Final[Mapping[str, Callable[[], str]]] = {
+    "outcomes": outcomes,
+    "first-settings": first_settings,
+    "settings": settings,
+    "metrics": metrics,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Write the tables, or show what would change; the exit status."""
+    changed = False
+    for page in PAGES:
+        before = page.read_text("utf-8")
+        after = _REGION.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], before)
+        if after == before:
+            continue
+        changed = True
+        if arguments == ["--check"]:
+            lines = (before.splitlines(keepends=True), after.splitlines(keepends=True))
+            sys.stdout.writelines(
+                difflib.unified_diff(*lines, page.name, f"{page.name}, generated")
+            )
+        else:
+            page.write_text(after, "utf-8")
+    return int(changed and arguments == ["--check"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
