@@ -9,8 +9,8 @@ A page marks where a table belongs:
     …
     <!-- end generated -->
 
-Outcomes come from errors.OUTCOMES, settings from schemas/config.schema.json, and metrics from the
-/metrics of a server that has answered a few calls from its recordings.
+Outcomes come from errors.OUTCOMES, settings from schemas/config.schema.json, and metrics from their
+registry and from the /metrics of a server that replays recordings.
 """
 
 import difflib
@@ -20,7 +20,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +30,9 @@ ROOT: Final = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from errors import OUTCOMES  # noqa: E402
+from telemetry.metrics import Metrics  # noqa: E402
 
+_REGISTRY: Final = Metrics()._registry
 PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _REGION: Final = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end generated -->)", re.S)
 _SCHEMA: Final[dict[str, Any]] = json.loads((ROOT / "schemas/config.schema.json").read_bytes())
@@ -110,33 +111,30 @@ def metrics() -> str:
     """Every metric of ours that a server with all of its parts serves."""
     page = _scrape()
     kinds = dict(re.findall(r"^# TYPE (sluice_\w+) (\w+)$", page, re.M))
-    labels: dict[str, dict[str, None]] = {name: {} for name in kinds}
-    for name, given in re.findall(r"^(sluice_\w+)\{(.*)\} ", page, re.M):
-        family = name if name in kinds else re.sub(r"_(bucket|count|sum)$", "", name)
-        labels[family] |= dict.fromkeys(re.findall(r'(\w+)="', given))
     rows = [
-        (
-            f"`{name}`",
-            kinds[name],
-            ", ".join(f"`{each}`" for each in labels[name] if each != "le"),
-            meaning,
-        )
+        (f"`{name}`", kinds[name], ", ".join(f"`{each}`" for each in _labels(name, page)), meaning)
         for name, meaning in re.findall(r"^# HELP (sluice_\w+) (.*)$", page, re.M)
     ]
     return _table(("metric", "type", "labels", "meaning"), rows)
 
 
+def _labels(name: str, page: str) -> Iterable[str]:
+    """Those it was declared with; of a reading, those of its first sample."""
+    declared = _REGISTRY._names_to_collectors.get(name)
+    if declared is not None:
+        return getattr(declared, "_labelnames", ())
+    sample = re.search(rf"^{name}\{{(.*?)\}} ", page, re.M)
+    return re.findall(r'(\w+)="', sample[1]) if sample else ()
+
+
 def _scrape() -> str:
-    """The page after calls that give every metric a value, and so its labels."""
-    with _server(
-        REDIS_URL="redis://127.0.0.1:9/0",  # nobody is there, so that its metrics have values too
-        SLUICE_CHAT_MODELS="without-a-price",
-        SLUICE_LIMIT_IP_REQUESTS_PER_MINUTE="3",
-    ) as address:
-        _post(address, {"userMessage": "Hello, I am ada@example.com"})
-        _post(address, {"userMessage": "Hello", "stream": True}, "server_error_once")
-        _post(address, {"userMessage": "Hello", "model": "without-a-price"})
-        _post(address, {"userMessage": "Hello"})  # one more than the limit
+    """A page on which every reading has a sample."""
+    # Nobody is at this address, so that a call finds Redis down.
+    with _server(REDIS_URL="redis://127.0.0.1:9/0") as address:
+        request = urllib.request.Request(
+            f"{address}/api/chat", b'{"userMessage": "Hello"}', {"Content-Type": "application/json"}
+        )
+        urllib.request.urlopen(request).close()
         with urllib.request.urlopen(f"{address}/metrics") as reply:
             page: bytes = reply.read()
             return page.decode()
@@ -163,20 +161,6 @@ def _server(**variables: str) -> Iterator[str]:
         finally:
             process.terminate()
             process.communicate()
-
-
-def _post(address: str, body: dict[str, Any], scenario: str | None = None) -> None:
-    headers = {"Content-Type": "application/json"}
-    if scenario:
-        headers["X-Replay-Scenario"] = scenario
-    request = urllib.request.Request(
-        f"{address}/api/chat", json.dumps(body).encode(), headers, method="POST"
-    )
-    try:
-        with urllib.request.urlopen(request) as reply:
-            reply.read()
-    except urllib.error.HTTPError as refusal:
-        refusal.close()
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
