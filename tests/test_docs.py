@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -63,6 +64,7 @@ EXAMPLES: Final = [
 ]
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is missing: examples are NOT run")
 @pytest.mark.parametrize(("settings", "examples"), EXAMPLES)
 async def test_examples_print_what_they_show(
     start: processes.Start, tmp_path: Path, settings: str, examples: list[Block]
