@@ -1,6 +1,7 @@
 # make run    set up, then serve on http://127.0.0.1:8000
 # make test   set up, then lint, type check and test
 # make bench  set up, then measure against Express (needs node and npm for that row)
+# make config write config.ini and config/sections.py anew from schemas/config.schema.json
 # make docs   write the tables of the documentation anew
 # make pii      print precision and recall of redaction
 # make lock   write requirements*.txt anew from pyproject.toml
@@ -11,7 +12,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test bench docs pii lock cassettes screenshots clean
+.PHONY: run test bench config docs pii lock cassettes screenshots clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/runtime.stamp
@@ -29,6 +30,9 @@ test: $(VENV)/dev.stamp $(VENV)/tools.stamp
 
 bench: $(VENV)/runtime.stamp
 	@$(BIN)/python bench/run.py
+
+config: $(VENV)/runtime.stamp
+	@$(BIN)/python -m schemas.generate
 
 docs: $(VENV)/runtime.stamp
 	@$(BIN)/python docs/generate.py

@@ -30,18 +30,13 @@ ROOT: Final = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from errors import OUTCOMES  # noqa: E402
+from schemas.settings import SECTIONS, parents, rules_of  # noqa: E402
+from schemas.settings import settings as each_setting  # noqa: E402
 from telemetry.metrics import Metrics  # noqa: E402
 
 _REGISTRY: Final = Metrics()._registry
 PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _REGION: Final = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end generated -->)", re.S)
-_SCHEMA: Final[dict[str, Any]] = json.loads((ROOT / "schemas/config.schema.json").read_bytes())
-# What most people set first, in the order in which they ask for it.
-_FIRST: Final = (
-    *("auth.mode", "browser.allowed_origins", "chat.model", "chat.system_prompt"),
-    *("chat.max_tokens", "chat.max_prompt_tokens", "limit_total.usd_per_day"),
-    *("limit_ip.requests_per_minute", "server.trusted_hops", "provider.deadline_s"),
-)
 
 
 def outcomes() -> str:
@@ -54,31 +49,34 @@ def outcomes() -> str:
 
 
 def first_settings() -> str:
-    """The ten settings of the README, by their variables."""
-    rows = []
-    for name in _FIRST:
-        section, key = name.split(".")
-        rule = _SCHEMA["properties"][section]["properties"][key]
-        variable = f"`SLUICE_{section}_{key}`".upper()
-        rows.append((variable, _default(rule), rule["description"]))
+    """The settings that most people change, by their variables."""
+    rows = [
+        (f"`{_variable(section, key, rule)}`", _default(rule), rule["description"])
+        for section, key, rule in each_setting()
+        if rule.get("common")
+    ]
     return _table(("setting", "default", "meaning"), rows)
+
+
+def _variable(section: str, key: str, rule: Mapping[str, Any]) -> str:
+    return str(rule.get("variable") or f"SLUICE_{section}_{key}".upper())
 
 
 def settings() -> str:
     """Every setting, by section."""
-    sections = dict(_SCHEMA["properties"])
-    for pattern, named in _SCHEMA["patternProperties"].items():
-        sections[f"{pattern.lstrip('^').partition(':')[0]}:NAME"] = named
-    return "\n".join(_section(name, rules) for name, rules in sections.items())
+    named = [f"{kind}:name" for kind in parents()]
+    return "\n".join(_section(name) for name in (*SECTIONS, *named))
 
 
-def _section(name: str, rules: Mapping[str, Any]) -> str:
+def _section(name: str) -> str:
     rows = [
         (f"`{key}`", _default(rule), _values(rule), rule["description"])
-        for key, rule in rules["properties"].items()
+        for key, rule in (rules_of(name) or {}).items()
     ]
-    about = f"{rules['description']}\n\n" if "description" in rules else ""
-    return f"### `[{name}]`\n\n{about}{_table(('key', 'default', 'values', 'meaning'), rows)}"
+    about = SECTIONS.get(name, {}).get("description", "")
+    gap = "\n\n" if about else ""
+    table = _table(("key", "default", "values", "meaning"), rows)
+    return f"### `[{name.replace(':name', ':NAME')}]`\n\n{about}{gap}{table}"
 
 
 def _default(rule: Mapping[str, Any]) -> str:

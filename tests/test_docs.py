@@ -7,7 +7,6 @@ setting.
 """
 
 import asyncio
-import json
 import os
 import re
 import shutil
@@ -15,12 +14,13 @@ import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import processes
 import pytest
 from conftest import ROOT
 
+from schemas.settings import SECTIONS, rules_of
 from version import VERSION
 
 start = processes.start
@@ -29,7 +29,6 @@ PAGES: Final = [
     *(ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))),
     *(ROOT / name / "README.md" for name in ("bench", "cassettes", "ops")),
 ]
-SCHEMA: Final[dict[str, Any]] = json.loads((ROOT / "schemas/config.schema.json").read_bytes())
 _RUN: Final = re.compile(
     r"^<!-- run(?:: (?P<settings>[^\n]*))? -->\n```(?P<language>\w+)\n(?P<code>.*?)^```\n"
     r"(?:\n?```(?:json|text)\n(?P<printed>.*?)^```\n)?",
@@ -121,21 +120,17 @@ def test_tables_are_those_of_the_code() -> None:
 
 def settings_like(section: str) -> set[str]:
     """The keys of a section, of a named one such as [model:NAME], or of several: [limit_*]."""
-    kind, _, name = section.partition(":")
-    form = kind.replace("*", r"\w+")
-    found = {
-        key
-        for known, rules in SCHEMA["patternProperties" if name else "properties"].items()
-        if re.fullmatch(form, known.lstrip("^").partition(":")[0])
-        for key in rules["properties"]
-    }
+    form = section.lower().replace("*", r"\w+")
+    found = set(rules_of(form) or ()).union(
+        *(rules["properties"] for name, rules in SECTIONS.items() if re.fullmatch(form, name))
+    )
     assert found, f"there is no section [{section}]"
     return found
 
 
 VARIABLES: Final = {
     f"SLUICE_{section}_{key}".upper()
-    for section, rules in SCHEMA["properties"].items()
+    for section, rules in SECTIONS.items()
     for key in rules["properties"]
 } | {f"SLUICE_MODEL_FAST_{key}".upper() for key in settings_like("model:fast")}
 

@@ -536,7 +536,7 @@ async def test_without_the_variable_nothing_is_imported() -> None:
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    monkeypatch.delitem(sys.modules, "telemetry.traces")
+    monkeypatch.delitem(sys.modules, "telemetry.tracing.spans")
     with pytest.raises(ConfigError, match=r"pip install -r requirements-otel\.txt$"):
         tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"})
 
