@@ -94,6 +94,8 @@ class Reload:
         # From here on nothing waits and nothing fails.
         retired = router.commit(config, before.router)
         gate.commit()
+        before.admission.max_in_flight = config.server.max_in_flight
+        before.replies.config = config.idempotency
         before.prices.configure(config.models)
         self.services = replace(before, config=config, gate=gate, router=router)
         self._swap(self.services)

@@ -156,7 +156,7 @@ def _on_signals(stopped: asyncio.Event, reload: Reload) -> None:
 
 async def drain(server: HTTPServer, services: Services) -> None:
     """Stop accepting, let calls in flight finish up to `drain_s`, end the others honestly."""
-    admission = services.gate.admission
+    admission = services.admission
     admission.draining = True
     server.stop()
     log.info("draining", extra={"in_flight": admission.in_flight})

@@ -23,6 +23,8 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from calls.admission import Admission
+from calls.idempotency import Replies
 from config import Config, ProviderConfig
 from guards.gate import Gate
 from handlers import Services
@@ -40,7 +42,7 @@ from telemetry.audit import Audit
 from telemetry.logging.call_line import log_call
 from telemetry.metrics import Metrics
 from telemetry.recent import RecentCalls
-from telemetry.settlement import Settlement, Sink
+from telemetry.settlement import Settled, Settlement, Sink
 from telemetry.window import Window
 from version import VERSION
 
@@ -110,12 +112,15 @@ async def wired(
         if store is not None:
             sharing = share(lambda: router.retry.circuits, store, sleep=asyncio.sleep)
             stack.callback(asyncio.create_task(sharing).cancel)
+        admission = Admission(config.server.max_in_flight)
         yield Services(
             config=config,
             router=router,
             gate=gate,
+            admission=admission,
+            replies=Replies(config.idempotency, store, clock=time.monotonic, sleep=asyncio.sleep),
             prices=prices,
-            settlement=make_settlement(gate, prices, sinks, clock=time.monotonic),
+            settlement=make_settlement(gate, admission, prices, sinks, clock=time.monotonic),
             window=window,
             recent=recent,
             metrics=metrics,
@@ -128,10 +133,20 @@ async def wired(
 
 
 def make_settlement(
-    gate: Gate, prices: Prices, sinks: Iterable[Sink] = (), *, clock: Callable[[], float]
+    gate: Gate,
+    admission: Admission,
+    prices: Prices,
+    sinks: Iterable[Sink] = (),
+    *,
+    clock: Callable[[], float],
 ) -> Settlement:
     """Where everything learns of a call that has ended. Its place is given back first."""
-    return Settlement(clock, prices, [lambda settled: gate.leave(settled.call), log_call, *sinks])
+
+    def leave(settled: Settled) -> None:
+        gate.limits.settle(settled.call)
+        admission.leave(settled.call)
+
+    return Settlement(clock, prices, [leave, log_call, *sinks])
 
 
 def make_router(

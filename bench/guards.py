@@ -65,7 +65,7 @@ async def main() -> None:
 
     async def everything(call: Call) -> None:
         await gate.admit(call)
-        gate.leave(call)
+        gate.limits.settle(call)
 
     async def limits(call: Call) -> None:
         await gate.limits.reserve(call)

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from call import Call, Caller
-from calls.admission import Admission
-from calls.idempotency import Replies
 from config import Config
 from guards.auth.base import Authenticator
 from guards.auth.factory import make_authenticator
@@ -35,10 +33,8 @@ class Gate:
     config: Config
     make_auth: Callable[[Config], Authenticator]
     auth: Authenticator
-    admission: Admission
     redactor: Redactor
     limits: Limits
-    replies: Replies
     store: Store | None
 
     @classmethod
@@ -77,10 +73,8 @@ class Gate:
             config=config,
             make_auth=make_auth,
             auth=make_auth(config),
-            admission=Admission(config.server.max_in_flight),
             redactor=Redactor(config.redaction),
             limits=Limits(config, store, clock=wall_clock, prices=prices),
-            replies=Replies(config.idempotency, store, clock=clock, sleep=sleep),
             store=store,
         )
 
@@ -96,9 +90,7 @@ class Gate:
 
     def commit(self) -> None:
         """Tell the settings to what is shared with the gate before, whose calls are still on."""
-        self.admission.max_in_flight = self.config.server.max_in_flight
         self.limits.configure(self.config)
-        self.replies.config = self.config.idempotency
 
     async def aclose(self) -> None:
         await self.limits.aclose()
@@ -144,8 +136,3 @@ class Gate:
         await weigh(call, model.upstream[0].model, model.max_prompt_tokens)
         await self.limits.reserve(call)
         return AnswerRestorer(redacted.restored) if redacted.restored else None
-
-    def leave(self, call: Call) -> None:
-        """Settle what was reserved, and free the place."""
-        self.limits.settle(call)
-        self.admission.leave(call)

@@ -4,7 +4,8 @@ from typing import Any, Final
 
 from tornado.web import Application
 
-from handlers.base import NotFoundHandler, Services
+from calls.services import Services
+from handlers.base import NotFoundHandler
 from handlers.chat import ChatHandler, ResumeHandler
 from handlers.health import LivenessHandler, ReadinessHandler
 from handlers.metrics import MetricsHandler

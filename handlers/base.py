@@ -15,8 +15,6 @@ import logging
 import math
 import re
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final
 
@@ -25,20 +23,15 @@ from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
+from call import Caller
+from calls.services import Services
 from config import Config
 from errors import CallError
 from guards.address import client_address
-from guards.gate import Gate
-from handlers.browser import BrowserHandler
+from handlers import browser
+from handlers.body import invalid
+from handlers.formats.errors import ErrorFormat, JsonErrors
 from handlers.senders import FOREIGN_NAME, THROUGH_PROXY, header_of_proxy, is_this_machine
-from prices import Prices
-from provider.router import Router
-from telemetry.logging.throttle import ThrottledLog
-from telemetry.metrics import Metrics
-from telemetry.recent import RecentCalls
-from telemetry.settlement import Settlement
-from telemetry.window import Window
-from trace_context import TraceContext
 
 log: Final = logging.getLogger("sluice.http")
 
@@ -52,32 +45,8 @@ _CODE_OF_STATUS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What the handlers work with; wired in wiring.py."""
-
-    config: Config
-    router: Router
-    gate: Gate
-    prices: Prices
-    settlement: Settlement
-    window: Window
-    recent: RecentCalls
-    metrics: Metrics
-    clock: Callable[[], float]
-    """Seconds on a monotonic clock, the base of the event loop's."""
-    version: str
-    mode: str
-    """Where answers come from: live, record or replay."""
-    scenarios: tuple[str, ...] = ()
-    """Names that X-Replay-Scenario may have; empty outside replay."""
-    begin_trace: Callable[[str, str], TraceContext] | None = None
-    """From traceparent and tracestate, where calls are traced."""
-    throttled_log: ThrottledLog = field(default_factory=ThrottledLog)
-
-
 @stream_request_body
-class BaseHandler(BrowserHandler):
+class BaseHandler(RequestHandler):
     """A JSON address. Bodies are read and discarded beyond `max_body_bytes`."""
 
     services: Services
@@ -86,12 +55,22 @@ class BaseHandler(BrowserHandler):
     """How much of a body is kept."""
     serves_proxies = False
     """Whether a proxy may ask without authentication, too."""
+    errors: ErrorFormat = JsonErrors()
+    """How errors look on this route's wire."""
+    attempts = 0
+    """Attempts that were made at a provider for this request."""
+
+    @property
+    def config(self) -> Config:
+        # Tornado asks for headers before a handler is initialized; the settings are there.
+        config: Config = self.settings["services"].config
+        return config
 
     def initialize(self) -> None:
         self.services = self.settings["services"]
         self.body = bytearray()
         self.body_bytes = 0
-        if (origin := self.foreign_origin()) is not None:
+        if (origin := browser.foreign_origin(self.request, self.config)) is not None:
             self._warn(
                 "origin_refused",
                 f"a page of {origin} may not call; SLUICE_BROWSER_ALLOWED_ORIGINS={origin} "
@@ -104,7 +83,8 @@ class BaseHandler(BrowserHandler):
             self.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         self.clear_header("Server")
         self.set_header("X-Request-Id", self.request_id)
-        self.set_browser_headers()
+        for name, value in browser.headers_for(self.request, self.config):
+            self.set_header(name, value)
 
     def prepare(self) -> None:
         if self.config.auth.mode == "none":
@@ -147,7 +127,7 @@ class BaseHandler(BrowserHandler):
 
     def answer_bytes(self, body: bytes, content_type: str, status: int = 200) -> None:
         """Write these bytes as the reply; the caller finishes."""
-        if self.services.gate.admission.draining:
+        if self.services.admission.draining:
             # The listening socket is closed already; this asks the client to come back anew.
             self.set_header("Connection", "close")
         self.set_status(status)
@@ -155,32 +135,19 @@ class BaseHandler(BrowserHandler):
         self.write(body)
 
     def answer_error(self, error: CallError) -> None:
-        """Write and finish the JSON form of an error. Small, so it needs no bound."""
-        if error.retry_after_s is not None:
-            self.set_header("Retry-After", str(_whole_seconds(error.retry_after_s)))
+        """Write and finish the reply to an error. Small, so it needs no bound."""
+        for name, value in self.errors.headers(error, self.attempts):
+            self.set_header(name, value)
         if error.code == "method_not_allowed":
             self.set_header("Allow", ", ".join(self._implemented()))
-        if error.code == "unauthenticated":
-            self.set_header("WWW-Authenticate", "Bearer")
-        self.answer(self.error_document(error), error.outcome.status)
+        self.answer(self.errors.document(error, self.request_id), error.outcome.status)
         self.finish()
-
-    def error_document(self, error: CallError) -> dict[str, Any]:
-        """The body of an error."""
-        document: dict[str, Any] = {
-            "error": error.text,
-            "code": error.code,
-            "requestId": self.request_id,
-        }
-        if error.retry_after_s is not None:
-            document["retry_after"] = _whole_seconds(error.retry_after_s)
-        return document
 
     def finish(self, chunk: Any = None) -> "asyncio.Future[None]":
         written = super().finish(chunk)
         if self._headers.get("Connection") == "close":
             # Tornado sends the header but keeps the connection (RFC 9112, 9.6: must close).
-            written.add_done_callback(lambda _: self._close_connection())
+            written.add_done_callback(lambda _: self.close_connection())
         return written
 
     async def bounded_flush(self) -> None:
@@ -203,12 +170,12 @@ class BaseHandler(BrowserHandler):
             async with asyncio.timeout(self.config.server.flush_timeout_s):
                 await written
         except TimeoutError:
-            self._close_connection()
+            self.close_connection()
             raise CallError("client_gone", "not_reading") from None
         except StreamClosedError:
             raise CallError("client_gone", "disconnected") from None
 
-    def _close_connection(self) -> None:
+    def close_connection(self) -> None:
         connection = self.request.connection
         assert isinstance(connection, HTTP1Connection)
         connection.close()
@@ -267,6 +234,46 @@ class BaseHandler(BrowserHandler):
         """The address as the route table has it: a caller's own path may hold anything."""
         return "unknown"
 
+    def single_header(self, name: str) -> str | None:
+        """The value of a header that may stand there once.
+
+        Raises:
+            CallError: `invalid_request`.
+        """
+        values = self.request.headers.get_list(name)
+        if len(values) > 1:
+            raise invalid(f"{name} must not be given twice")
+        return values[0] if values else None
+
+    async def authenticate(self) -> Caller:
+        """Who is calling.
+
+        Raises:
+            CallError: 400 or 401.
+        """
+        return await self.services.gate.auth.authenticate(self.single_header("Authorization"))
+
+    def preflight(self, *_: str) -> None:
+        """Reply to OPTIONS; without the headers of `browser.headers_for` it is a no. Routes that
+        pages of other origins may call have it as their `options`."""
+        for name, value in browser.PREFLIGHT.items():
+            self.set_header(name, value)
+        self.set_status(204)
+
+    def check_xsrf_cookie(self) -> None:
+        """Refuse what a foreign page sends: Tornado asks before every method that may change
+        something, and before the body is read."""
+        if browser.needs_token(self.request, self.config):
+            try:
+                super().check_xsrf_cookie()
+            except HTTPError:
+                raise CallError("forbidden", "xsrf", text=browser.XSRF_TEXT) from None
+
+    def set_cookie(self, name: str, value: str | bytes, *args: Any, **kwargs: Any) -> None:
+        secure = browser.is_https(self.request, self.config)
+        kwargs |= {"httponly": True, "samesite": "Strict", "secure": secure}
+        super().set_cookie(name, value, *args, **kwargs)
+
     def _known_method(self) -> bool:
         return self.request.method in self.SUPPORTED_METHODS
 
@@ -277,10 +284,6 @@ class BaseHandler(BrowserHandler):
             for name in self.SUPPORTED_METHODS
             if getattr(own, name.lower()) is not getattr(RequestHandler, name.lower())
         ]
-
-
-def _whole_seconds(wait_s: float) -> int:
-    return max(1, math.ceil(wait_s))
 
 
 class NotFoundHandler(BaseHandler):

@@ -1,47 +1,40 @@
-"""One call, whatever it looks like on the wire: admit, call, answer, settle.
+"""A route of calls: read the request, choose the form of the answer, hand both to the exchange.
 
-Rules of this module:
-
-- The call exists from its first header on, so that a refused one is settled too.
-- Everything that needs the provider runs in the child task of `provider.deadline.run`: the
-  upstream read and the client's flush take turns there, so a slow reader holds back the
-  provider, and one cancellation closes both.
-- A stream's headers leave with its first content. Until then a failure is a status; after
-  that it is one error event, and never a finish.
+What happens to the call from then on is calls/exchange.py's; what it looks like on the wire, the
+format's.
 """
 
-import sys
-from collections.abc import Iterable
-from functools import partial
 from hashlib import sha256
 from io import StringIO
+from typing import Any
 
-from call import ANONYMOUS, Call
-from calls.idempotency import Dropped, Recording, Reply, key_of
+from call import Call
+from calls.client import ReplyFormat, StreamFormat
+from calls.exchange import Exchange, Repeatable
+from calls.idempotency import key_of
+from config import ModelConfig
 from errors import CallError
-from guards.redaction.restorer import AnswerRestorer
-from guards.tokens import AnswerMeter, weigh_answer
-from handlers.formats.base import Format
-from handlers.request import RequestHandler
-from handlers.stream import StreamHandler
-from provider.deadline import run
-from provider.dialects.openai_chat import said
-from provider.stream import ChatStream
-from telemetry.audit import MAX_CONTENT
+from handlers.base import BaseHandler
+from handlers.body import invalid, parse
+from handlers.client import HttpClient
+from handlers.request import check_headers
 
 
-class CallHandler(RequestHandler, StreamHandler):
-    """A route of calls. A subclass says what is asked, and how it is answered."""
+class CallHandler(BaseHandler):
+    """A subclass says what is requested, and how it is answered."""
 
-    call: Call | None = None
+    query: tuple[str, ...] = ("",)
+    """Queries that the route takes."""
+    exchange: Exchange | None = None
     refusal: CallError | None = None
     """The error this request was answered with, if it never became more than a request."""
-    format: Format
-    """Known once the request was read."""
     _posting = False
 
-    def read_request(self, call: Call) -> Format:
-        """Fill the call from the request; the form of its answer.
+    options = BaseHandler.preflight
+
+    def read_request(self, call: Call) -> ReplyFormat | StreamFormat:
+        """Fill the call from the request; the form of its answer, a StreamFormat where
+        `call.stream` is set.
 
         Raises:
             CallError: 400, 404, 413 or 415.
@@ -50,214 +43,111 @@ class CallHandler(RequestHandler, StreamHandler):
 
     def initialize(self) -> None:
         super().initialize()
-        # Here, for Tornado refuses foreign origins before `prepare`.
+        # Here, for foreign origins are refused before `prepare`.
         if self.request.method in self.SUPPORTED_METHODS and self.request.method != "OPTIONS":
             self.max_body_bytes = self.config.server.max_body_bytes
-            now = self.services.clock()
-            self.call = Call(
-                request_id=self.request_id,
-                route=self.route,
-                started=now,
-                deadline=now + self.config.provider.deadline_s,
-            )
-            self.services.gate.admission.arrive(self.call)
-            headers = self.request.headers
-            if self.services.begin_trace is not None and self.request.method == "POST":
-                parent = headers.get("Traceparent", ""), headers.get("Tracestate", "")
-                self.call.trace = self.services.begin_trace(*parent)
-            if self.config.audits_content and headers.get("X-Audit-Consent") == "true":
-                self.call.kept_answer = StringIO()
+            self._client = HttpClient(self)
+            self.exchange = Exchange(self.services, self._new_call(), self._client)
+
+    def _new_call(self) -> Call:
+        """The call, as far as its headers tell."""
+        now, headers = self.services.clock(), self.request.headers
+        call = Call(
+            request_id=self.request_id,
+            route=self.route,
+            started=now,
+            deadline=now + self.config.provider.deadline_s,
+        )
+        if self.services.begin_trace is not None and self.request.method == "POST":
+            parent = headers.get("Traceparent", ""), headers.get("Tracestate", "")
+            call.trace = self.services.begin_trace(*parent)
+        if self.config.audits_content and headers.get("X-Audit-Consent") == "true":
+            call.kept_answer = StringIO()
+        return call
 
     async def post(self) -> None:
-        call = self.call
-        assert call is not None  # initialize made it
+        exchange = self.exchange
+        assert exchange is not None  # initialize made it
         self._posting = True
         self._auto_finish = False
-        failure: CallError | None = CallError("internal")
-        try:
-            failure = await self._serve(call)
-        finally:
-            self.services.settlement.settle(call, failure)
-            if self.recording is not None:
-                await self.recording.drop()
+        async with exchange.settling():
+            exchange.call.address = self.client_address()
+            await exchange.authenticate(self.single_header("Authorization"))
+            repeatable = self._repeatable()
+            form = self.read_request(exchange.call)
+            if exchange.call.stream:
+                await exchange.stream(form, repeatable)  # type: ignore[arg-type]
+            else:
+                await exchange.reply(form, repeatable)  # type: ignore[arg-type]
 
-    async def _serve(self, call: Call) -> CallError | None:
-        """Make the call and tell the client; None if it completed, else why not."""
-        gate = self.services.gate
-        try:
-            call.address = self.client_address()
-            call.caller = await self.authenticate()
-            key = self._idempotency_key()
-            body = sha256(self.body).digest() if key else b""
-            self.format = self.read_request(call)
-            gate.admission.enter(call)
-            if key is None or not await self._answered_before(call, key, body):
-                await self._answer(call, await gate.admit(call))
-            await self.bounded_finish()
-            return None
-        except CallError as error:
-            failure = error
-        except Exception:
-            self.log_exception(*sys.exc_info())
-            failure = CallError("internal")
-        await self._tell(call, failure)
-        return failure
-
-    def _idempotency_key(self) -> str | None:
+    def _repeatable(self) -> Repeatable | None:
         if not self.config.idempotency.max_entries:
             return None
-        return key_of(self.single_header("Idempotency-Key"))
+        key = key_of(self.single_header("Idempotency-Key"))
+        return Repeatable(key, sha256(self.body).digest()) if key else None
 
-    async def _answered_before(self, call: Call, key: str, body: bytes) -> bool:
-        """Whether another request with this key had the answer; then it is given."""
-        whose = call.address if call.caller is ANONYMOUS else call.caller.name
-        longest_s = self.config.provider.deadline_s + self.config.provider.stream_s
-        form = f"{self.route} {type(self.format).__name__} {call.stream}"
-        fingerprint = body + sha256(form.encode()).digest()
-        replies = self.services.gate.replies
-        while True:
-            claim = await run(call, replies.claim(whose, key, fingerprint, longest_s))
-            if isinstance(claim, Recording):
-                self.recording = claim
-                return False
-            try:
-                with claim as reply:
-                    await run(call, self._repeat(call, reply))
-                return True
-            except Dropped:
-                if self._headers_written:
-                    raise CallError("provider_unavailable", "joined_call_failed") from None
+    def read_body(self, call: Call) -> dict[str, Any]:
+        """The body as a JSON object; it is let go of.
 
-    async def _repeat(self, call: Call, reply: Reply) -> None:
-        """Give the answer that another request has, or is about to get."""
-        status, content_type = await reply.head()
-        call.replayed = True
-        call.deadline = call.started + self.config.provider.stream_s
-        self._begin(call, status, content_type)
-        self.set_header("Idempotency-Replayed", "true")
-        async for chunk in reply:
-            self.say(chunk)
-            await self.bounded_flush()
+        Raises:
+            CallError: 400, 413 or 415.
+        """
+        check_headers(self.request.headers)
+        self._check_query()
+        self._read_scenario(call)
+        if self.body_bytes > self.max_body_bytes:
+            raise CallError("body_too_large")
+        fields = parse(bytes(self.body))
+        self.body.clear()
+        return fields
 
-    async def _answer(self, call: Call, restorer: AnswerRestorer | None) -> None:
-        """Make the call and give its answer."""
-        if call.stream:
-            await run(call, self._relay(call, restorer))
-        else:
-            completion = await run(call, self.services.router.complete(call))
-            call.usage, call.finish_reason = completion.usage, completion.finish_reason
-            if call.usage is None or call.kept_answer is not None:
-                words = said(completion.document["choices"], "message")
-                _keep(call, [words])
-                if call.usage is None:
-                    await weigh_answer(call, call.upstream_model, words)
-            if restorer is not None:
-                restorer.whole(completion.document)
-            self._begin(call, 200, self.format.content_type)
-            self.say(self.format.whole(call, completion))
-        if self.recording is not None:
-            await self.recording.keep()
+    def _check_query(self) -> None:
+        if self.request.query not in self.query:
+            taken = ", ".join(filter(None, self.query))
+            but = f", but for {taken}" if taken else ""
+            raise invalid(f"Query parameters are not accepted{but}")
 
-    def _begin(self, call: Call, status: int, content_type: str) -> None:
-        """Set status and headers of an answer; they leave with its first words."""
-        self.set_status(status)
-        self.set_header("Content-Type", content_type)
-        headers = {**self.format.headers, **call.reply_headers}
-        if call.target is not None:
-            headers["X-Sluice-Provider"] = call.target.provider
-        for name, value in headers.items():
-            self.set_header(name, value)
-        if self.recording is not None:
-            self.recording.head(status, content_type)
+    def _read_scenario(self, call: Call) -> None:
+        known = self.services.scenarios
+        if known and "X-Replay-Scenario" in self.request.headers:
+            call.replay_scenario = self.request.headers["X-Replay-Scenario"]
+            if call.replay_scenario not in known:
+                raise invalid(f"X-Replay-Scenario must be one of {', '.join(known)}")
 
-    async def _relay(self, call: Call, restorer: AnswerRestorer | None) -> None:
-        """Hand the provider's stream on, as fast as both sides allow."""
-        async with self.services.router.stream(call) as stream:
-            call.first_token_at = self.services.clock()
-            call.deadline = call.started + self.config.provider.stream_s
-            self._begin(call, 200, self.format.content_type)
-            # Written, not yet flushed: it leaves together with the first words.
-            self.say(self.format.begin(call))
-            sent = call.max_tokens
-            meter = AnswerMeter(call.upstream_model, sent and sent * call.choices)
-            try:
-                with self.heartbeats(self.format.heartbeat):
-                    await self._relay_words(call, stream, meter, restorer)
-            finally:
-                call.usage = stream.usage
-                call.finish_reason = "length" if call.cut else stream.finish_reasons.get(0)
-                if call.usage is None:
-                    call.answer_tokens = meter.tokens()
-            self.say(self.format.finish(call))
-            await self.bounded_flush()
+    def resolve_model(self, call: Call, named: str | None) -> ModelConfig:
+        """Hold the model against those that this caller may ask; the first is the default.
 
-    async def _relay_words(
-        self,
-        call: Call,
-        stream: ChatStream,
-        meter: AnswerMeter,
-        restorer: AnswerRestorer | None,
-    ) -> None:
-        async for deltas in stream:
-            documents = [delta.document for delta in deltas]
-            words = [delta.said for delta in deltas]
-            _keep(call, words)
-            if not meter.passes(words):
-                call.cut = True
-                documents.append(stream.cut())
-            if restorer is not None:
-                for document in documents:
-                    restorer.feed(document)
-            if data := self.format.deltas(call, documents):
-                self.say(data)
-                await self.bounded_flush()
-            if call.cut:
-                break
+        Raises:
+            CallError: `model_not_found`.
+        """
+        allowed = self.services.gate.models_of(call.caller)
+        if not allowed:
+            raise CallError("model_not_found")
+        if named is not None and named not in allowed:
+            text = f"There is no such model; there are {', '.join(allowed)}"
+            raise CallError("model_not_found", text=text, param="model")
+        call.model = named or allowed[0]
+        return self.config.models[call.model]
 
-    async def _tell(self, call: Call, failure: CallError) -> None:
-        """Answer with this error in the form that is still possible."""
-        if failure.code == "client_gone" or self._finished:
-            return
-        if not self._headers_written:
-            self.clear()  # the headers of a stream that did not begin
-            for name, value in call.reply_headers.items():
-                self.set_header(name, value)
-            self.answer_error(failure)
-            return
-        event = self.format.error(call, failure)
-        if event is None:
-            self._close_connection()
-            return
-        try:
-            self.write(event)
-            await self.bounded_finish()
-        except CallError:
-            pass  # the client went before it could be told; `failure` stays the outcome
+    @property
+    def attempts(self) -> int:  # type: ignore[override]
+        return self.exchange.call.attempts if self.exchange else 0
 
     def answer_error(self, error: CallError) -> None:
         self.refusal = error
         super().answer_error(error)
 
     def on_finish(self) -> None:
-        if self.call is None:  # OPTIONS, or a method nobody knows
+        if self.exchange is None:  # OPTIONS, or a method nobody knows
             super().on_finish()
         elif not self._posting:
-            self.services.settlement.settle(self.call, self.refusal)
+            self.exchange.refused(self.refusal or CallError("internal"))
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
-        if self.call is None:
+        if self.exchange is None:
             return
-        gone = CallError("client_gone", "disconnected")
-        if self.recording is not None and self.leave_to_followers():
-            self.recording.on_last_left = partial(self.call.end, gone)
-            return
-        self.call.end(gone)
+        self._client.left()
+        self.exchange.client_left()
         if not self._posting:
-            self.services.settlement.settle(self.call, gone)
-
-
-def _keep(call: Call, words: Iterable[str]) -> None:
-    """Put the provider's own words aside, where that is agreed on; of a long answer the first."""
-    if call.kept_answer is not None and call.kept_answer.tell() <= MAX_CONTENT:
-        call.kept_answer.writelines(words)
+            self.exchange.refused(CallError("client_gone", "disconnected"))

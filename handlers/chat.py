@@ -8,40 +8,32 @@ Both with ?format=text, or `Accept: text/plain`, as plain text.
 
 from typing import Any, Final
 
-import orjson
-
 from call import Call
+from calls.client import ReplyFormat, StreamFormat
+from handlers.base import BaseHandler
 from handlers.body import Schema, invalid
 from handlers.calls import CallHandler
-from handlers.formats.base import EVENT_STREAM, Format
+from handlers.formats.base import EVENT_STREAM
 from handlers.formats.plain_text import PlainText
+from handlers.formats.text_and_usage import TextReply
 from handlers.formats.ui_stream import UiStream
-from handlers.request import RequestHandler, without_system
-from provider.dialects.openai_chat import Completion, first_text
+from handlers.request import without_system
 
 _REQUEST: Final = Schema("chat.request.json")
 _UI_REQUEST: Final = Schema("chat.ui.request.json")
-
-
-class Whole(Format):
-    """`{"text", "usage"}`."""
-
-    def whole(self, call: Call, completion: Completion) -> bytes:
-        text = first_text(completion.document, "message")
-        usage = call.usage.as_json() if call.usage else None
-        return orjson.dumps({"text": text, "usage": usage}, option=orjson.OPT_APPEND_NEWLINE)
 
 
 class ChatHandler(CallHandler):
     """One call of the route."""
 
     route = "/api/chat"
+    query = ("", "format=text")
 
-    def read_request(self, call: Call) -> Format:
+    def read_request(self, call: Call) -> ReplyFormat | StreamFormat:
         fields = self.read_body(call)
         from_ui = "userMessage" not in fields and _is_from_ui(fields.get("messages"))
         (_UI_REQUEST if from_ui else _REQUEST).check(fields)
-        model = self.choose_model(call, fields.get("model"))
+        model = self.resolve_model(call, fields.get("model"))
         call.max_tokens = int(fields.get("maxTokens", model.max_tokens))
         if "maxTokens" in fields and call.max_tokens > model.most_requested_tokens:
             raise invalid(f"maxTokens must be at most {model.most_requested_tokens}", "maxTokens")
@@ -62,17 +54,14 @@ class ChatHandler(CallHandler):
         call.stream = from_ui or fields.get("stream", streams)
         if as_text:
             return PlainText()
-        return UiStream(self.services.clock, self.services.prices) if call.stream else Whole()
-
-    def check_query(self) -> None:
-        if self.request.query not in ("", "format=text"):
-            raise invalid("Query parameters are not accepted, but for format=text")
+        return UiStream(self.services.clock, self.services.prices) if call.stream else TextReply()
 
 
-class ResumeHandler(RequestHandler):
+class ResumeHandler(BaseHandler):
     """`GET /api/chat/{id}/stream`: useChat asks for a stream to resume; there never is one."""
 
     route = "/api/chat/{id}/stream"
+    options = BaseHandler.preflight
 
     def get(self, chat_id: str) -> None:
         self.set_status(204)

@@ -17,7 +17,7 @@ class _HealthHandler(BaseHandler):
                 "provider": services.mode,
                 "circuits": {name: each.state for name, each in services.router.circuits.items()},
                 "store": services.gate.store_state,
-                "inFlight": services.gate.admission.in_flight,
+                "inFlight": services.admission.in_flight,
             },
             http_status,
         )
@@ -48,7 +48,7 @@ class ReadinessHandler(_HealthHandler):
     route = "/readyz"
 
     def get(self) -> None:
-        if self.services.gate.admission.draining:
+        if self.services.admission.draining:
             self.answer_health("draining", 503)
         elif self.services.router.all_open:
             self.answer_health("circuit_open", 503)

@@ -20,10 +20,11 @@ from prometheus_client.metrics_core import (
     InfoMetricFamily,
 )
 
+from calls.services import Services
 from errors import CallError
 from guards.auth.operator_token import is_operator
 from guards.redaction.checks import failures
-from handlers.base import BaseHandler, Services
+from handlers.base import BaseHandler
 from store.redis import Store
 from telemetry.logging import setup as logs
 
@@ -58,7 +59,7 @@ class MetricsHandler(BaseHandler):
 
 def readings(services: Services) -> Iterator[Metric]:
     """How the server stands now."""
-    admission, retry = services.gate.admission, services.router.retry
+    admission, retry = services.admission, services.router.retry
     build = {"version": services.version, "provider": services.mode}
     yield InfoMetricFamily("sluice_build", "What is running.", build)
     for name, meaning, value in (

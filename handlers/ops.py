@@ -12,9 +12,10 @@ import re
 from contextlib import suppress
 from typing import Any, Final
 
+from calls.services import Services
 from errors import CallError
 from guards.auth.operator_token import is_operator
-from handlers.base import BaseHandler, Services
+from handlers.base import BaseHandler
 from handlers.body import invalid
 from handlers.page import PageHandler
 from telemetry.recent import RecentCall
@@ -80,9 +81,9 @@ def ops_document(services: Services, *, after: int) -> dict[str, Any]:
         "startedAt": services.window.started_at,
         "now": snapshot.now,
         "uptimeS": round(snapshot.uptime_s, 1),
-        "draining": gate.admission.draining,
+        "draining": services.admission.draining,
         "store": gate.store_state,
-        "inFlight": gate.admission.in_flight,
+        "inFlight": services.admission.in_flight,
         "maxInFlight": services.config.server.max_in_flight,
         "retries": {"inFlight": retry.retries_in_flight, "left": int(retry.budget_left)},
         "circuits": [

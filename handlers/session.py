@@ -1,13 +1,14 @@
 """GET /api/session: what the chat page must know before its first call."""
 
-from handlers.request import RequestHandler
+from handlers.base import BaseHandler
 
 
-class SessionHandler(RequestHandler):
+class SessionHandler(BaseHandler):
     """Where answers come from, which credentials are asked for, what may be asked, and the token
     for X-XSRFToken with its cookie."""
 
     route = "/api/session"
+    options = BaseHandler.preflight
 
     async def get(self) -> None:
         services, mode = self.services, self.config.auth.mode

@@ -30,6 +30,8 @@ from redis_server import RedisServer
 from upstream import RESET, Upstream
 
 from app import serving, wiring
+from calls.admission import Admission
+from calls.idempotency import Replies
 from config import Config, ProviderConfig, loader
 from guards.gate import Gate
 from handlers import Services
@@ -375,6 +377,7 @@ class Sluice:
 
         window = Window(clock=loop_clock, wall_clock=self.wall_clock)
         recent = RecentCalls(wall_clock=self.wall_clock)
+        admission = Admission(config.server.max_in_flight)
         self.services = Services(
             config=config,
             router=wiring.make_router(
@@ -385,9 +388,12 @@ class Sluice:
                 random=lambda: 0.5,
             ),
             gate=self.gate,
+            admission=admission,
+            replies=Replies(config.idempotency, store, clock=loop_clock, sleep=self.backoff.sleep),
             prices=prices,
             settlement=wiring.make_settlement(
                 self.gate,
+                admission,
                 prices,
                 filter(None, (metrics.record, window.add, recent.add, self.audit, traces)),
                 clock=loop_clock,
@@ -456,7 +462,7 @@ class Sluice:
         for _ in range(10):
             await asyncio.sleep(0)
         retry = self.services.router.retry
-        assert self.services.gate.admission.in_flight == 0
+        assert self.services.admission.in_flight == 0
         assert (retry.calls_in_flight, retry.retries_in_flight) == (0, 0)
         assert not any(each._session.connector._acquired for each in self.transports)
 

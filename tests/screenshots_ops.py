@@ -57,7 +57,7 @@ class Ahead:
         recent = RecentCalls(wall_clock=self.wall_clock)
         sinks = (window.add, recent.add)
         settlement = wiring.make_settlement(
-            services.gate, services.prices, sinks, clock=services.clock
+            services.gate, services.admission, services.prices, sinks, clock=services.clock
         )
         return replace(services, window=window, recent=recent, settlement=settlement)
 

@@ -322,9 +322,9 @@ async def drain(books: Books) -> None:
     for _ in range(10):
         clients.append(await books.send(books.prompt("stops-midway", stream=True)))
         await clients[-1].head()
-    books.server.gate.admission.draining = True
+    books.server.services.admission.draining = True
     await books.ask(books.prompt("counted"))
-    books.server.gate.admission.end_all()
+    books.server.services.admission.end_all()
     for client in clients[:10]:
         await client.reply()
     for client in clients[10:]:

@@ -11,6 +11,8 @@ import pytest
 import vcr
 
 from app import wiring
+from calls.admission import Admission
+from calls.idempotency import Replies
 from config import loader
 from guards.gate import Gate
 from handlers import Services, make_app
@@ -107,12 +109,15 @@ def app(io_loop, waits):
             prices=prices,
             sleep=asyncio.sleep,
         )
+        admission = Admission(settings.server.max_in_flight)
         return Services(
             config=settings,
             router=router,
             gate=gate,
+            admission=admission,
+            replies=Replies(settings.idempotency, None, clock=loop.time, sleep=asyncio.sleep),
             prices=prices,
-            settlement=wiring.make_settlement(gate, prices, clock=loop.time),
+            settlement=wiring.make_settlement(gate, admission, prices, clock=loop.time),
             window=Window(clock=loop.time, wall_clock=time.time),
             recent=RecentCalls(wall_clock=time.time),
             metrics=Metrics(),

@@ -169,7 +169,7 @@ async def test_a_client_that_left_does_not_hurt_the_others(
     await server.calls.wait(5)
 
     assert {record.code for record in server.calls.records} == {"client_gone"}
-    assert server.services.gate.admission.in_flight == 5
+    assert server.services.admission.in_flight == 5
     for client in clients[1::2]:
         client.fin()
     await server.calls.wait(10)

@@ -633,7 +633,7 @@ async def test_when_all_have_left_the_call_ends(sluice: StartSluice, upstream: U
 
 async def followed(server: Sluice) -> None:
     """Wait until one request follows another's."""
-    [(recording, _)] = server.gate.replies._recordings.values()
+    [(recording, _)] = server.services.replies._recordings.values()
     while recording.followers != 1:  # noqa: ASYNC110  it is no event of the server's
         await asyncio.sleep(0)
 

@@ -472,7 +472,7 @@ async def test_not_ready_while_the_circuit_is_open(sluice: StartSluice, upstream
 
 async def test_not_ready_while_draining(sluice: StartSluice) -> None:
     server = await sluice()
-    server.services.gate.admission.draining = True
+    server.services.admission.draining = True
 
     reply = await server.fetch("GET", "/readyz")
 
@@ -564,13 +564,13 @@ async def test_a_call_in_flight_finishes_while_draining(
     server = await sluice()
     client = await server.send(chat({**HELLO, "stream": streamed}))
     await upstream.request()
-    server.services.gate.admission.draining = True
+    server.services.admission.draining = True
     go.set()
 
     reply: Reply = await client.reply()
 
     assert reply.status == 200
-    await server.services.gate.admission.drained()
+    await server.services.admission.drained()
     assert (await server.record()).code == "completed"
 
 
@@ -582,9 +582,9 @@ async def test_a_call_that_outlasts_the_drain_is_told(
     server = await sluice()
     client = await server.send(chat({**HELLO, "stream": streamed}))
     exchange = await upstream.request()
-    server.services.gate.admission.draining = True
+    server.services.admission.draining = True
 
-    server.services.gate.admission.end_all()
+    server.services.admission.end_all()
 
     (await client.reply()).assert_error(503, "draining")
     assert (await server.record()).code == "draining"

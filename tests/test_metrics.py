@@ -114,9 +114,9 @@ async def test_what_was_refused_is_counted_and_not_timed(
     await server.chat()
     await server.chat({})
     await server.chat({**HELLO, "model": "no-such-model"})
-    server.gate.admission.draining = True
+    server.services.admission.draining = True
     await server.chat()
-    server.gate.admission.draining = False
+    server.services.admission.draining = False
     await server.calls.wait(5)
 
     seen = await scrape(server)

@@ -1,52 +1,34 @@
-"""What an answer looks like on the wire: one class for each form, see `Format`."""
+"""What forms of an answer have in common; calls/client.py says what each must offer."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final
-
-from call import Call
-from errors import CallError
-from provider.dialects.openai_chat import Completion
+from collections.abc import Mapping
+from typing import ClassVar, Final
 
 EVENT_STREAM: Final = "text/event-stream"
 STREAM_HEADERS: Final = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
 
-class Format:
-    """The form of one answer: whole, or as a stream, which is `begin`, `deltas`…, and then
-    either `finish` or `error`. Documents are those of chat completions."""
+class Json:
+    """A form of JSON in one piece."""
 
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = {}
+
+
+class Events:
+    """A form of Server-Sent Events."""
+
+    content_type: str = EVENT_STREAM
+    headers: Mapping[str, str] = STREAM_HEADERS
     heartbeat: ClassVar[bytes] = b": ping\n\n"
-    """What keeps a quiet stream alive without being read; empty: nothing may."""
 
-    streams = False
-    """Whether the answer is an event stream."""
 
-    @property
-    def content_type(self) -> str:
-        return EVENT_STREAM if self.streams else "application/json"
+class JsonOrEvents(Events):
+    """A form that is either.
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Further headers."""
-        return STREAM_HEADERS if self.streams else {}
+    Args:
+        streams: whether it is events.
+    """
 
-    def whole(self, call: Call, completion: Completion) -> bytes:
-        """The body of an answer in one piece."""
-        raise NotImplementedError
-
-    def begin(self, call: Call) -> bytes:
-        """What goes before the first delta."""
-        return b""
-
-    def deltas(self, call: Call, documents: Sequence[dict[str, Any]]) -> bytes:
-        """What these events add."""
-        raise NotImplementedError
-
-    def finish(self, call: Call) -> bytes:
-        """The end of a whole answer, or of one that was cut where its tokens were used up."""
-        raise NotImplementedError
-
-    def error(self, call: Call, failure: CallError) -> bytes | None:
-        """The end of a stream that broke. None: the form has no word for it, so the connection
-        must break, too."""
-        raise NotImplementedError
+    def __init__(self, *, streams: bool) -> None:
+        if not streams:
+            self.content_type, self.headers = Json.content_type, Json.headers

@@ -4,28 +4,26 @@ What the AI SDK's TextStreamChatTransport reads. It has no word for a failure: a
 breaks breaks its connection, so that it cannot be taken for a whole one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from call import Call
 from errors import CallError
-from handlers.formats.base import STREAM_HEADERS, Format
+from handlers.formats.base import STREAM_HEADERS
 from provider.dialects.openai_chat import Completion, first_text
 
 
-class PlainText(Format):
+class PlainText:
+    wire_name: ClassVar[str] = "plain_text"
+    content_type: str = "text/plain; charset=utf-8"
+    headers: Mapping[str, str] = STREAM_HEADERS
     heartbeat: ClassVar[bytes] = b""
 
-    @property
-    def content_type(self) -> str:
-        return "text/plain; charset=utf-8"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return STREAM_HEADERS
-
-    def whole(self, call: Call, completion: Completion) -> bytes:
+    def reply(self, call: Call, completion: Completion) -> bytes:
         return first_text(completion.document, "message").encode()
+
+    def begin(self, call: Call) -> bytes:
+        return b""
 
     def deltas(self, call: Call, documents: Sequence[dict[str, Any]]) -> bytes:
         return "".join([first_text(document, "delta") for document in documents]).encode()

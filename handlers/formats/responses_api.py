@@ -13,13 +13,13 @@ Wire format: https://platform.openai.com/docs/api-reference/responses-streaming
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import orjson
 
 from call import Call, Usage
 from errors import CallError
-from handlers.formats.base import Format
+from handlers.formats.base import JsonOrEvents
 from handlers.openai.errors import envelope
 from provider.dialects.openai_chat import Completion
 
@@ -43,22 +43,24 @@ _GIVEN_BACK: Final[dict[str, Any]] = {
 """What the response says of its request, and what was meant where that said nothing."""
 
 
-class ResponseFormat(Format):
+class ResponsesApiFormat(JsonOrEvents):
     """
     Args:
         asked: the request's fields.
     """
 
+    wire_name: ClassVar[str] = "openai_response"
+
     def __init__(self, asked: dict[str, Any], *, streams: bool) -> None:
+        super().__init__(streams=streams)
         self._asked = {name: asked.get(name, meant) for name, meant in _GIVEN_BACK.items()}
-        self.streams = streams
         self._id = _new_id("resp")
         self._created = int(time.time())
         self._output = _Output()
         self._usage: dict[str, Any] = {}
         self._events = 0
 
-    def whole(self, call: Call, completion: Completion) -> bytes:
+    def reply(self, call: Call, completion: Completion) -> bytes:
         self._feed(completion.document, "message")
         list(self._output.end(_status(call)))
         return orjson.dumps(self._ended(call), option=orjson.OPT_APPEND_NEWLINE)

@@ -8,14 +8,15 @@ Wire format: https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol and schemas/chat.
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, Final
 
 import orjson
 
 from call import Call
 from errors import CallError
-from handlers.formats.base import STREAM_HEADERS, Format
+from handlers.formats.base import STREAM_HEADERS, Events
 from prices import Prices
 from provider.dialects.openai_chat import first_text
 
@@ -31,21 +32,18 @@ _DELTA_HEAD: Final = b'data: {"type":"text-delta","id":"0","delta":'
 _DELTA_TAIL: Final = b"}\n\n"
 
 
-class UiStream(Format):
+class UiStream(Events):
     """
     Args:
         clock: seconds on the event loop's clock.
     """
 
-    streams = True
+    wire_name: ClassVar[str] = "ui_message_stream"
+    headers = MappingProxyType({**STREAM_HEADERS, "x-vercel-ai-ui-message-stream": "v1"})
 
     def __init__(self, clock: Callable[[], float], prices: Prices) -> None:
         self._clock = clock
         self._prices = prices
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return {**STREAM_HEADERS, "x-vercel-ai-ui-message-stream": "v1"}
 
     def begin(self, call: Call) -> bytes:
         # A new id for each answer: one that was there before would overwrite that one.

@@ -1,10 +1,12 @@
 """Errors as OpenAI's clients read them: their envelope, their types, their headers."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, Final
 
 from errors import CallError
-from handlers.base import BaseHandler, NotFoundHandler
+from handlers.base import NotFoundHandler
+from handlers.formats.errors import JsonErrors
 
 _TYPES: Final = {
     401: "authentication_error",
@@ -29,24 +31,27 @@ def envelope(failure: CallError) -> dict[str, Any]:
     }
 
 
-class OpenAIErrors(BaseHandler):
-    """A handler whose errors these are."""
+class OpenAIErrors(JsonErrors):
+    """Their envelope, and what keeps their SDKs from retrying in vain."""
 
-    def error_document(self, error: CallError) -> dict[str, Any]:
+    def document(self, error: CallError, request_id: str) -> dict[str, Any]:
         return envelope(error)
 
-    def answer_error(self, error: CallError) -> None:
+    def headers(self, error: CallError, attempts: int) -> Iterator[tuple[str, str]]:
+        yield from super().headers(error, attempts)
         if error.retry_after_s is not None:
-            self.set_header("Retry-After-Ms", str(math.ceil(error.retry_after_s * 1000)))
-        if not self.should_retry(error):
-            # Their SDKs try 408, 409, 429 and every 5xx again by themselves.
-            self.set_header("X-Should-Retry", "false")
-        super().answer_error(error)
-
-    def should_retry(self, error: CallError) -> bool:
-        """Whether the client may try again by itself."""
-        return error.outcome.retryable
+            yield "Retry-After-Ms", str(math.ceil(error.retry_after_s * 1000))
+        # Their SDKs try 408, 409, 429 and every 5xx again by themselves. Once the provider was
+        # called this call has had its retries: theirs would multiply them, and might buy an
+        # answer twice.
+        if attempts or not error.outcome.retryable:
+            yield "X-Should-Retry", "false"
 
 
-class UnknownOpenAIHandler(OpenAIErrors, NotFoundHandler):
+OPENAI_ERRORS: Final = OpenAIErrors()
+
+
+class UnknownOpenAIHandler(NotFoundHandler):
     """Every address under /v1 that is not in the route table."""
+
+    errors = OPENAI_ERRORS

@@ -4,17 +4,19 @@ import time
 from typing import Any, Final
 
 from errors import CallError
-from handlers.openai.errors import OpenAIErrors
-from handlers.request import RequestHandler
+from handlers.base import BaseHandler
+from handlers.openai.errors import OPENAI_ERRORS
 
 _SINCE: Final = int(time.time())
 """OpenAI says since when a model exists; all that is known here is since when it is served."""
 
 
-class ModelsHandler(OpenAIErrors, RequestHandler):
+class ModelsHandler(BaseHandler):
     """The models, the default first."""
 
     route = "/v1/models"
+    errors = OPENAI_ERRORS
+    options = BaseHandler.preflight
 
     async def get(self) -> None:
         models = await self._models()

@@ -17,9 +17,10 @@ import orjson
 
 from call import Call
 from handlers.body import Schema, invalid
-from handlers.formats.base import Format
-from handlers.formats.responses_api import ResponseFormat
-from handlers.openai.base import OpenAICallHandler
+from handlers.calls import CallHandler
+from handlers.formats.responses_api import ResponsesApiFormat
+from handlers.openai.base import read_fields, set_messages, set_model
+from handlers.openai.errors import OPENAI_ERRORS
 
 _REQUEST: Final = Schema("openai.responses.request.json")
 _SAME: Final = (
@@ -35,21 +36,22 @@ _REFERENCE: Final = (
 Item = dict[str, Any]
 
 
-class ResponsesHandler(OpenAICallHandler):
+class ResponsesHandler(CallHandler):
     """One call of the route."""
 
     route = "/v1/responses"
+    errors = OPENAI_ERRORS
 
-    def read_request(self, call: Call) -> Format:
-        fields = self.read_fields(call, _REQUEST, frozenset())
+    def read_request(self, call: Call) -> ResponsesApiFormat:
+        fields = read_fields(call, self.read_body(call), _REQUEST)
         asked = orjson.loads(orjson.dumps(fields))  # redaction works on the other
-        self.read_model(call, fields, "max_output_tokens")
+        set_model(self, call, fields, "max_output_tokens")
         asked["max_output_tokens"] = call.max_tokens
-        self.take_messages(call, _messages(fields))
+        set_messages(self.config, call, _messages(fields))
         if not call.messages:
             raise invalid("input must hold a message that is no system message", "input")
         call.options = _options(fields)
-        return ResponseFormat(asked, streams=call.stream)
+        return ResponsesApiFormat(asked, streams=call.stream)
 
     def read_body(self, call: Call) -> dict[str, Any]:
         """The body; a reference in it is told from other unknown items, for the AI SDK makes one
