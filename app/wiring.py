@@ -39,6 +39,7 @@ from provider.shared_circuit import share
 from provider.transport import AiohttpTransport
 from store.redis import Store
 from telemetry.audit import Audit
+from telemetry.dropped import report_dropped
 from telemetry.logging.call_line import log_call
 from telemetry.metrics import Metrics
 from telemetry.recent import RecentCalls
@@ -87,7 +88,7 @@ async def wired(
             stack.push_async_callback(embedded.stop)
         router = make_router(
             config,
-            partial(_transport, cassette=cassette, config=config),
+            partial(_transport, cassette=cassette, config=config, metrics=metrics),
             embedded_url=embedded.start() if embedded else None,
             clock=time.monotonic,
             sleep=asyncio.sleep,
@@ -182,7 +183,7 @@ def live_router(config: Config) -> Router:
     """The providers as they are asked where nothing is recorded or replayed."""
     return make_router(
         config,
-        partial(_transport, cassette=None, config=config),
+        partial(_transport, cassette=None, config=config, metrics=Metrics()),
         clock=time.monotonic,
         sleep=asyncio.sleep,
         random=random.random,
@@ -190,12 +191,18 @@ def live_router(config: Config) -> Router:
 
 
 def _transport(
-    name: str, provider: ProviderConfig, *, cassette: Path | None, config: Config
+    name: str,
+    provider: ProviderConfig,
+    *,
+    cassette: Path | None,
+    config: Config,
+    metrics: Metrics,
 ) -> httpx2.AsyncBaseTransport:
     network = AiohttpTransport(
         connect_s=provider.connect_s,
         max_response_bytes=provider.max_response_bytes,
         max_stream_bytes=provider.max_stream_bytes,
+        on_dropped=partial(report_dropped, metrics, name),
     )
     if cassette is None or name != "default":
         return network

@@ -1,6 +1,8 @@
 """The HTTP layer under the openai SDK: httpx2's interfaces over one aiohttp session.
 
     openai ─► LeanClient (httpx2.AsyncClient) ─► transport (httpx2.AsyncBaseTransport) ─► aiohttp
+                                                                                           │
+                                                  provider.connections: its pool ──────────┘
 
 Rules of this module:
 
@@ -24,6 +26,7 @@ import httpx2
 from yarl import URL
 
 from errors import CallError
+from provider.connections import OnDropped, Pool, Request, repeat_if_stale
 
 # What the SDK tells of this host is no concern of the provider's.
 _SDK_TELEMETRY: Final = frozenset(
@@ -73,14 +76,23 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         connect_s: seconds for name lookup, TCP and TLS together.
         max_response_bytes: cap of a body that is not an event stream.
         max_stream_bytes: cap of an event stream.
+        on_dropped: hears of each kept-alive connection that is not used again, and why.
     """
 
-    def __init__(self, *, connect_s: float, max_response_bytes: int, max_stream_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        connect_s: float,
+        max_response_bytes: int,
+        max_stream_bytes: int,
+        on_dropped: OnDropped = lambda reason: None,
+    ) -> None:
         self._max_response_bytes = max_response_bytes
         self._max_stream_bytes = max_stream_bytes
         self._session = aiohttp.ClientSession(
-            # Admission bounds the calls in flight, so the pool needs no second queue.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+            connector=Pool(on_dropped),
+            request_class=Request,
+            middlewares=(repeat_if_stale,),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=connect_s),
             auto_decompress=False,

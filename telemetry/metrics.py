@@ -78,6 +78,11 @@ class Metrics:
             "attempts", "Attempts: answered, or why not.", "provider", "outcome"
         )
         self._retries = self._counter("retries", "Attempts after a call's first.", "provider")
+        self._dropped = self._counter(
+            "connections_dropped",
+            "Kept-alive connections to a provider that could not be used again.",
+            *("provider", "reason"),
+        )
         self._limited = self._counter("limit_refusals", "Calls that a limit refused.", "rule")
         self._redactions = self._counter("redactions", "Values replaced in prompts.", "kind")
         self._lag = self._histogram(
@@ -119,6 +124,10 @@ class Metrics:
             if settled.code == "completed" and settled.answer_tokens > 1:
                 pause_s = (latency_s - first_token_s) / (settled.answer_tokens - 1)
                 self._output_token(call.model).observe(pause_s)
+
+    def connection_dropped(self, provider: str, reason: str) -> None:
+        """Count a kept-alive connection that is not used again, and why."""
+        self._dropped(provider, reason).inc()
 
     async def watch_loop(
         self, *, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,6 +43,7 @@ from provider.transport import AiohttpTransport
 from server import HERE as ROOT  # which says where the tables of tokens are, too
 from store.redis import Store
 from telemetry.audit import Audit
+from telemetry.dropped import report_dropped
 from telemetry.metrics import Metrics
 from telemetry.recent import RecentCalls
 from telemetry.window import Window
@@ -368,6 +370,7 @@ class Sluice:
                 connect_s=provider.connect_s,
                 max_response_bytes=provider.max_response_bytes,
                 max_stream_bytes=provider.max_stream_bytes,
+                on_dropped=partial(report_dropped, metrics, name),
             )
             self.transports.append(made)
             if cassette is None:

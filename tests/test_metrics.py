@@ -326,5 +326,5 @@ def test_nothing_of_a_caller_is_a_label() -> None:
     }
     assert labels == {
         *("route", "model", "code", "status", "stream", "kind", "counted_by", "provider"),
-        *("outcome", "rule"),
+        *("outcome", "rule", "reason"),
     }

@@ -103,6 +103,7 @@ def page(io_loop, sluice: StartSluice, upstream: Upstream, redis: RedisServer) -
         await server.chat({"userMessage": "a@example.com"})
         await server.stream()
         await server.chat({**HELLO, "model": "home-made"})
+        upstream.exchanges[-1].fin()
         for _ in range(2):
             await server.chat()
         redis.kill()
