@@ -48,7 +48,7 @@ def load(path: Path, environ: Mapping[str, str], *, keyless: bool = False) -> Co
     """
     values = {section: defaults(section) for section in SECTIONS}
     for section, lines in from_file(path).items():
-        values.setdefault(section, {})
+        values.setdefault(section, defaults(section))
         for key, raw, source in lines:
             values[section][key] = parse(section, key, raw, source)
     for section, key, raw, source in from_environ(environ, values):

@@ -26,6 +26,8 @@ class ChatConfig:
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
     api_key_variable: str
+    organization: str
+    project: str
     base_url: str
     max_tokens_field: Literal["auto", "max_tokens", "max_completion_tokens"]
     stream_usage: bool

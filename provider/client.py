@@ -11,10 +11,14 @@ Rules of this module:
 - `max_tokens` is deprecated at OpenAI: its reasoning models refuse it, and all of its chat models
   take `max_completion_tokens`. Most other APIs know `max_tokens` alone.
   https://platform.openai.com/docs/api-reference/chat/create
+- The SDK takes headers, keys and its log level from the environment (OPENAI_ORG_ID,
+  OPENAI_PROJECT_ID, OPENAI_CUSTOM_HEADERS, OPENAI_ADMIN_KEY, OPENAI_LOG), whichever provider it
+  calls. None of these is used: headers and keys come from the settings alone.
 - A failure that is played on request says nothing of the provider's health, so it has a circuit of
   its own.
 """
 
+import logging
 import re
 from functools import lru_cache, partial
 from typing import Any, Final
@@ -39,6 +43,40 @@ _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _OPENAI_HOST: Final = re.compile(r"(?:[a-z0-9-]+\.)*api\.openai\.com")
 # gpt-5-mini, gpt-5.1, o1, o3-2025-04-16, openai/o4-mini:online; neither gpt-4o nor gpt-oss-120b.
 _REASONING_MODEL: Final = re.compile(r"(?:.*/)?(?:gpt-[5-9]|o[1-9])(?:[-.:@].*)?", re.IGNORECASE)
+
+# The SDK's import sets this to OPENAI_LOG, and its debug records hold whole requests.
+logging.getLogger("openai").setLevel(logging.WARNING)
+
+
+class _Client(openai.AsyncOpenAI):
+    """The SDK's client with headers of its own instead of the parent's `default_headers`: those
+    describe this host, and OPENAI_CUSTOM_HEADERS among them overrides even the provider's key."""
+
+    def __init__(
+        self, config: ProviderConfig, api_key: str, base_url: str, http_client: LeanClient
+    ) -> None:
+        super().__init__(
+            api_key=api_key,
+            admin_api_key="",  # None: the SDK would read OPENAI_ADMIN_KEY
+            webhook_secret="",  # None: OPENAI_WEBHOOK_SECRET
+            base_url=base_url,
+            max_retries=0,
+            timeout=None,  # the named timers bound every phase
+            http_client=http_client,
+        )
+        self._fixed_headers: dict[str, str | openai.Omit] = {
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+            "User-Agent": self.user_agent,
+        }
+        if config.organization:
+            self._fixed_headers["OpenAI-Organization"] = config.organization
+        if config.project:
+            self._fixed_headers["OpenAI-Project"] = config.project
+
+    @property
+    def default_headers(self) -> dict[str, str | openai.Omit]:
+        return self._fixed_headers
 
 
 class Provider:
@@ -67,18 +105,11 @@ class Provider:
         self._host = urlsplit(base_url).hostname or ""
         self._replays = replays
         self.circuit = circuit
-        self._openai = openai.AsyncOpenAI(
-            api_key=api_key,
-            base_url=base_url,
-            max_retries=0,
-            timeout=None,  # the named timers bound every phase
-            http_client=LeanClient(transport),
-        )
+        self._openai = _Client(config, api_key, base_url, LeanClient(transport))
 
     def is_same(self, other: "Provider") -> bool:
         """Whether this asks the same provider, as the same customer."""
-        own, its = self.config, other.config
-        return (own.base_url, own.api_key) == (its.base_url, its.api_key)
+        return _customer(self.config) == _customer(other.config)
 
     async def aclose(self) -> None:
         await self._openai.close()
@@ -164,6 +195,10 @@ class Provider:
         call.provider_request_id = _request_id(response)
         if self._replays and (recording := response.headers.get(RECORDING_HEADER)):
             call.recording = call.reply_headers[RECORDING_HEADER] = recording
+
+
+def _customer(config: ProviderConfig) -> tuple[str, str, str, str]:
+    return config.base_url, config.api_key, config.organization, config.project
 
 
 @lru_cache

@@ -19,7 +19,7 @@ reports refused and dropped connections as timeouts, keeps cookies, and has no c
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any
 
 import aiohttp
 import httpx2
@@ -27,12 +27,6 @@ from yarl import URL
 
 from errors import CallError
 from provider.connections import OnDropped, Pool, Request, repeat_if_stale
-
-# What the SDK tells of this host is no concern of the provider's.
-_SDK_TELEMETRY: Final = frozenset(
-    f"x-stainless-{name}"
-    for name in ("arch", "async", "lang", "os", "package-version", "runtime", "runtime-version")
-)
 
 
 class LeanClient(httpx2.AsyncClient):
@@ -52,12 +46,7 @@ class LeanClient(httpx2.AsyncClient):
         content: Any = None,
         **unused: Any,
     ) -> httpx2.Request:
-        return httpx2.Request(
-            method,
-            url,
-            headers=[pair for pair in headers if pair[0].lower() not in _SDK_TELEMETRY],
-            content=content,
-        )
+        return httpx2.Request(method, url, headers=headers, content=content)
 
     async def send(
         self, request: httpx2.Request, *, stream: bool = False, **unused: Any

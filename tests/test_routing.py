@@ -113,6 +113,58 @@ async def test_a_silent_one_leaves_time_for_the_other(routed, upstream, other):
     assert (await server.record()).first_token_ms < 550
 
 
+SDK_ENVIRONMENT = {
+    "OPENAI_ORG_ID": "org-of-the-environment",
+    "OPENAI_PROJECT_ID": "proj-of-the-environment",
+    "OPENAI_ADMIN_KEY": "sk-admin-of-the-environment",
+    "OPENAI_WEBHOOK_SECRET": "whsec-of-the-environment",
+    "OPENAI_CUSTOM_HEADERS": "Authorization: Bearer sk-of-the-environment\n"
+    "User-Agent: of-the-environment\nOpenAI-Project: of-the-environment\n"
+    "X-Own: of-the-environment",
+}
+
+
+@pytest.fixture
+def sdk_environment(monkeypatch):
+    for name, value in SDK_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("sdk_environment")
+async def test_the_environment_of_the_sdk_reaches_no_provider(routed, upstream, other):
+    upstream.will(error(503))
+    other.will(ok())
+    server = await routed()
+
+    assert (await server.chat()).status == 200
+
+    for [request], key in ((upstream.requests, KEY), (other.requests, "sk-other-key")):
+        assert request.header("Authorization") == f"Bearer {key}"
+        assert "of-the-environment" not in repr(request.headers)
+        assert {name.lower() for name, _ in request.headers} == {
+            "accept", "accept-encoding", "authorization", "content-length", "content-type", "host",
+            "user-agent", "x-client-request-id", "x-stainless-retry-count",
+        }  # fmt: skip
+
+
+@pytest.mark.usefixtures("sdk_environment")
+@pytest.mark.parametrize("named", [False, True], ids=["default", "named"])
+async def test_organization_and_project_go_to_their_provider_alone(routed, upstream, other, named):
+    upstream.will(error(503))
+    other.will(ok())
+    section = "provider_other" if named else "provider"
+    server = await routed(**{f"{section}_organization": "org-1", f"{section}_project": "proj-1"})
+
+    assert (await server.chat()).status == 200
+
+    sent = [
+        (request.header("OpenAI-Organization"), request.header("OpenAI-Project"))
+        for request in (*upstream.requests, *other.requests)
+    ]
+    both = [("org-1", "proj-1"), (None, None)]
+    assert sent == (both[::-1] if named else both)
+
+
 async def test_an_open_circuit_costs_no_attempt(routed, upstream, other):
     upstream.will(error(503))
     other.will(good())

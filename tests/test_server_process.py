@@ -511,3 +511,18 @@ async def test_a_mode_without_its_keys_does_not_start(tmp_path: Path) -> None:
     assert "keys add NAME makes it" in told
     code, _, told = await finished(SLUICE_AUTH_MODE="jwt")
     assert (code, "SLUICE_AUTH_JWT_SECRET" in told) == (1, True)
+
+
+async def test_the_log_switch_of_the_sdk_logs_no_request(start: Start, upstream: Upstream) -> None:
+    upstream.will(ok())
+    variables = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": upstream.url, "OPENAI_LOG": "debug"}
+    server = await start(**variables)
+
+    assert (await server.ask(chat({"userMessage": "canary"}))).status == 200
+
+    server.signal(signal.SIGTERM)
+    assert await server.ended() == 0  # with nothing on standard error
+    assert "canary" not in repr(server.lines)
+    assert "library" not in {line["event"] for line in server.lines}
+    _, output, errors = await finished("check", "--live", **variables)
+    assert ("default/gpt-4o-mini" in output, errors) == (True, "")
