@@ -400,12 +400,36 @@ async def test_limits(sluice, upstream, sdk):
     assert len(upstream.requests) == 1
 
 
-async def test_the_sdk_tries_again_what_cost_nothing(sluice, upstream, sdk):
-    upstream.will(error(503, ("x-should-retry", "false")), ok())
-    server = await sluice()
-    answer = await sdk(server, max_retries=2).chat.completions.create(**ASK)
-    assert answer.choices[0].message.content == "Hi there"
-    assert [record.status for record in server.calls.records] == [502, 200]
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("attempts", [1, 3])
+async def test_the_sdk_does_not_multiply_the_attempts(sluice, upstream, sdk, attempts, streamed):
+    upstream.will(error(503))
+    server = await sluice(retry_max_attempts=attempts)
+    client = sdk(server, max_retries=openai.DEFAULT_MAX_RETRIES)
+    assert client.max_retries == 2
+    with pytest.raises(openai.InternalServerError) as caught:
+        await client.chat.completions.create(**ASK, stream=streamed)
+    assert caught.value.response.headers["x-should-retry"] == "false"
+    assert len(upstream.requests) == attempts
+    assert (await server.record()).attempts == attempts
+
+
+async def test_the_sdk_may_try_again_what_reached_no_provider(sluice, upstream, sdk):
+    upstream.will(error(503))
+    server = await sluice(circuit_min_calls=1, retry_max_attempts=1)
+    client = sdk(server)
+    with pytest.raises(openai.InternalServerError):
+        await client.chat.completions.create(**ASK)
+    with pytest.raises(openai.InternalServerError) as caught:
+        await client.chat.completions.create(**ASK)
+    assert caught.value.code == "circuit_open"
+    assert "x-should-retry" not in caught.value.response.headers
+    server.services.gate.admission.draining = True
+    with pytest.raises(openai.InternalServerError) as caught:
+        await client.chat.completions.create(**ASK)
+    assert caught.value.code == "draining"
+    assert "x-should-retry" not in caught.value.response.headers
+    assert len(upstream.requests) == 1
 
 
 async def test_the_sdk_does_not_buy_twice(sluice, upstream, sdk):
