@@ -168,15 +168,14 @@ def _check_keys(config: Config) -> None:
     """Who would be asked must have a key: replaying recorded answers in place of a provider that
     was named would be a surprise, and so would its 401."""
     default_url = SECTIONS["provider"]["properties"]["base_url"]["default"]
-    asked = {target.provider for model in config.models.values() for target in model.upstream}
-    if config.provider.base_url == default_url and config.replays and asked == {"default"}:
+    used = config.used_providers
+    if config.provider.base_url == default_url and config.replays and list(used) == ["default"]:
         return
-    for name in asked:
-        if not config.providers[name].api_key:
+    for name, provider in used.items():
+        if not provider.api_key:
             section = "[provider]" if name == "default" else f"[provider:{name}]"
-            variable = config.providers[name].api_key_variable
             raise ConfigError(
-                f"{section} has no key: set {variable} "
+                f"{section} has no key: set {provider.api_key_variable} "
                 "(any word does for an engine which wants none)"
             )
 

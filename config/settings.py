@@ -30,6 +30,12 @@ class Config(Sections):
     """By the name that requests give; the first is the default."""
 
     @property
+    def used_providers(self) -> dict[str, ProviderConfig]:
+        """Those that a model has in its upstream. The others need no key, and are not called."""
+        used = {target.provider for model in self.models.values() for target in model.upstream}
+        return {name: each for name, each in self.providers.items() if name in used}
+
+    @property
     def replays(self) -> bool:
         """Whether there is no provider to ask, but only recordings."""
         return not any(provider.api_key for provider in self.providers.values())

@@ -21,7 +21,7 @@ MakeProvider = Callable[[str, ProviderConfig, Circuit], Provider]
 
 
 class Router:
-    """All providers, by name.
+    """The providers that models use, by name.
 
     Args:
         make: a provider by this name, with these settings and this circuit.
@@ -45,7 +45,7 @@ class Router:
         self._notices = Notices(clock)
         self.providers: Mapping[str, Provider] = {
             name: make(name, provider, Circuit(config.circuit, clock))
-            for name, provider in config.providers.items()
+            for name, provider in config.used_providers.items()
         }
         self.retry = Retry(config.retry, self.circuits, clock=clock, sleep=sleep, random=random)
 
@@ -57,7 +57,7 @@ class Router:
         router.providers = {
             name: self._kept(name, provider)
             or self._make(name, provider, self._circuit(name, config.circuit))
-            for name, provider in config.providers.items()
+            for name, provider in config.used_providers.items()
         }
         return router
 

@@ -24,6 +24,7 @@ from upstream import (
     completion,
     delta,
     either,
+    error,
     finish,
     held,
     ok,
@@ -526,3 +527,23 @@ async def test_the_log_switch_of_the_sdk_logs_no_request(start: Start, upstream:
     assert "library" not in {line["event"] for line in server.lines}
     _, output, errors = await finished("check", "--live", **variables)
     assert ("default/gpt-4o-mini" in output, errors) == (True, "")
+
+
+async def test_a_provider_that_no_model_uses_needs_no_key(
+    start: Start, upstream: Upstream, tmp_path: Path
+) -> None:
+    upstream.will(ok("from groq"), error(503))
+    file = tmp_path / "config.ini"
+    file.write_text(
+        f"[provider:groq]\nbase_url = {upstream.url}\n"
+        "[chat]\nmodel = fast\n[model:fast]\nupstream = groq/llama\n"
+        "[retry]\nmax_attempts = 1\n[circuit]\nmin_calls = 2\n"
+    )
+    server = await start("--config", file, GROQ_API_KEY=KEY)
+
+    assert (await server.ask(chat())).json["text"] == "from groq"
+    assert (await server.ask(chat())).status == 502
+
+    # Nor does its circuit, which nothing can open, make the server look ready.
+    ready = await server.ask(encoded("GET", "/readyz"))
+    assert (ready.status, ready.json["circuits"]) == (503, {"groq": "open"})
