@@ -424,7 +424,7 @@ async def test_the_sdk_may_try_again_what_reached_no_provider(sluice, upstream, 
         await client.chat.completions.create(**ASK)
     assert caught.value.code == "circuit_open"
     assert "x-should-retry" not in caught.value.response.headers
-    server.services.gate.admission.draining = True
+    server.services.admission.draining = True
     with pytest.raises(openai.InternalServerError) as caught:
         await client.chat.completions.create(**ASK)
     assert caught.value.code == "draining"
