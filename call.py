@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 from io import StringIO
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple, assert_never
 
 from config import LimitConfig, Target
 from errors import CallError
@@ -19,6 +19,15 @@ class Usage:
     total_tokens: int
     cached_tokens: int = 0
     """Of the prompt's: those the provider had seen before, and charges less for."""
+
+    @property
+    def answer_tokens(self) -> int:
+        """All that is billed as answer: thoughts may be in the total alone."""
+        return self.total_tokens - self.prompt_tokens
+
+    @classmethod
+    def of(cls, prompt_tokens: int, answer_tokens: int) -> "Usage":
+        return cls(prompt_tokens, answer_tokens, prompt_tokens + answer_tokens)
 
     def as_json(self) -> dict[str, int]:
         return {
@@ -41,6 +50,25 @@ class Caller:
 
 ANONYMOUS: Final = Caller("anonymous")
 
+CountedBy = Literal["provider", "estimated", "partial"]
+"""Whose count a charge is: the provider's; ours of a whole answer; ours of what an answer that
+did not come to its end may have cost."""
+
+_LEAST_CERTAIN_FIRST: Final[tuple[CountedBy, ...]] = ("partial", "estimated", "provider")
+
+# A count this far above the reservation is no count. An image may cost 25 times our estimate
+# (gpt-4o-mini), and instructions, search results and thoughts that nobody sees come on top.
+_MOST_TIMES: Final = 32
+_MOST_UNSEEN: Final = 100_000
+
+
+class Charge(NamedTuple):
+    """What one attempt is charged."""
+
+    target: Target
+    usage: Usage
+    counted_by: CountedBy
+
 
 @dataclass(slots=True)
 class Attempt:
@@ -54,6 +82,41 @@ class Attempt:
     """Why it failed, as `CallError.reason`."""
     span_id: str = ""
     """Where the call has a trace."""
+    state: Literal["unsent", "sent", "refused", "ended"] = "unsent"
+    """How far it came, for the bill: the request never left; it left, and may cost all it asked
+    for; the provider answered with an error, and bills nothing; the answer came to its own end."""
+    usage: Usage | None = None
+    """The provider's count, as far as it can be true."""
+    answer_tokens: int = 0
+    """Our own count of the answer so far."""
+
+    def mark_sent(self) -> None:
+        self.state = "sent"
+
+    def charge(self, prompt_tokens: int, reserved_answer_tokens: int) -> Charge | None:
+        """What the provider may bill: its own count, else ours of an answer that ended, else the
+        most of what was counted and what the request may have cost.
+
+        Args:
+            prompt_tokens: our own count.
+            reserved_answer_tokens: the most that the request may have cost.
+        """
+        match self.state:
+            case "unsent" | "refused":
+                return None
+            case "ended" if self.usage is not None:
+                return Charge(self.target, self.usage, "provider")
+            case "ended":
+                return Charge(self.target, Usage.of(prompt_tokens, self.answer_tokens), "estimated")
+            case "sent":
+                counted = self.usage or Usage.of(0, 0)
+                most = Usage.of(
+                    max(prompt_tokens, counted.prompt_tokens),
+                    max(self.answer_tokens, counted.answer_tokens, reserved_answer_tokens),
+                )
+                return Charge(self.target, most, "partial")
+            case _:
+                assert_never(self.state)
 
 
 @dataclass(slots=True, eq=False)
@@ -99,9 +162,6 @@ class Call:
     trace: TraceContext | None = None
     """None where nobody traces."""
     first_token_at: float | None = None
-    usage: Usage | None = None
-    answer_tokens: int = 0
-    """Our own count of the answer so far."""
     finish_reason: str | None = None
     cut: bool = False
     """The provider went on beyond the limit that it was sent, and was stopped."""
@@ -155,25 +215,40 @@ class Call:
         of_each = self.max_tokens_reserved if self.max_tokens is None else self.max_tokens
         return of_each * self.choices
 
-    def charged_tokens(self, code: str | None = None) -> tuple[int, int]:
-        """Prompt and answer tokens that this call has cost: as the provider says, else by our
-        own count. An attempt that failed outright cost nothing; one that was given up is billed
-        for what it was asked, and for what it said.
+    @property
+    def usage(self) -> Usage | None:
+        """The provider's count of the answer, as far as it can be true."""
+        return self.timeline[-1].usage if self.timeline else None
 
-        Args:
-            code: the outcome, before the call is settled.
-        """
-        if self.usage:
-            return self.usage.prompt_tokens, self.usage.completion_tokens
-        code = code or self.code
-        given_up = self.attempts > 0 and (code == "deadline_exceeded" or self.ended_by is not None)
-        if given_up or code == "completed" or self.answer_tokens:
-            return self.prompt_tokens, self.answer_tokens
-        return 0, 0
+    def believed(self, usage: Usage | None, *, has_answer: bool) -> Usage | None:
+        """This count, unless it has nothing for an answer that there is, or is far beyond what
+        the request can have cost."""
+        most = _MOST_UNSEEN + _MOST_TIMES * (self.prompt_tokens + self.reserved_answer_tokens)
+        if usage is None or usage.total_tokens > most:
+            return None
+        return None if has_answer and not usage.answer_tokens else usage
+
+    def charges(self) -> list[Charge]:
+        """What this call has cost so far, one for each attempt that may be billed."""
+        charges = (
+            attempt.charge(self.prompt_tokens, self.reserved_answer_tokens)
+            for attempt in self.timeline
+        )
+        return [charge for charge in charges if charge is not None]
+
+    def charged_tokens(self) -> tuple[int, int]:
+        """Prompt and answer tokens of all attempts that may be billed."""
+        usages = [charge.usage for charge in self.charges()]
+        return sum(each.prompt_tokens for each in usages), sum(
+            each.answer_tokens for each in usages
+        )
+
+    @property
+    def counted_by(self) -> CountedBy | None:
+        """Whose count the charges are, of several the least certain; None where there are none."""
+        found = {charge.counted_by for charge in self.charges()}
+        return next((each for each in _LEAST_CERTAIN_FIRST if each in found), None)
 
     def counted(self) -> Usage:
-        """The tokens of a whole answer: as the provider says, else by our own count."""
-        if self.usage:
-            return self.usage
-        prompt, answer = self.charged_tokens("completed")
-        return Usage(prompt, answer, prompt + answer)
+        """The tokens of the answer: as the provider says, else by our own count."""
+        return self.usage or Usage.of(self.prompt_tokens, self.timeline[-1].answer_tokens)

@@ -7,8 +7,9 @@ Rules of this module:
 - A `CallError` never holds foreign text. `reason` is one of our own short words and may be
   logged; `text` and `param` name a JSON path, a rule or a header, never a caller's value. They
   may hold the name of an unknown field, which may be anything: they go to the caller alone.
-- `transient`, `unhealthy` and `retry_after_s` are for the provider's rooms: whether another
-  attempt may help, whether the circuit breaker counts it, and what the provider asked for.
+- `transient`, `unhealthy`, `unbilled` and `retry_after_s` are for the provider's rooms: whether
+  another attempt may help, whether the circuit breaker counts it, whether this one cost nothing
+  although it was sent, and what the provider asked for.
 """
 
 from typing import Final, NamedTuple
@@ -61,6 +62,7 @@ class CallError(Exception):
         text: replaces the outcome's fixed sentence; never a caller's or a provider's words.
         transient: another attempt may succeed.
         unhealthy: the provider is to blame, so the circuit breaker counts it.
+        unbilled: the provider answered with an error, and bills nothing for that.
         retry_after_s: seconds to wait before the next try, as `Retry-After`.
         param: which field of the request is at fault, as a path.
     """
@@ -73,6 +75,7 @@ class CallError(Exception):
         text: str | None = None,
         transient: bool = False,
         unhealthy: bool = False,
+        unbilled: bool = False,
         retry_after_s: float | None = None,
         param: str | None = None,
     ) -> None:
@@ -82,6 +85,7 @@ class CallError(Exception):
         self.text = text or self.outcome.text
         self.transient = transient
         self.unhealthy = unhealthy
+        self.unbilled = unbilled
         self.retry_after_s = retry_after_s
         self.param = param
         self.provider_status: int | None = None

@@ -58,16 +58,18 @@ class Prices:
             self._dearest[name] = max(filter(None, known), default=None)
 
     def of(self, call: Call) -> Price | None:
-        """The price where the call was asked last; before that, of the dearest it may come to."""
-        if call.model in self._configured:
-            return self._configured[call.model]
-        return known_price(call.target.model) if call.target else self._dearest.get(call.model)
+        """The price of the dearest provider that the call may come to."""
+        return self._configured.get(call.model) or self._dearest.get(call.model)
 
     def usd(self, call: Call) -> float | None:
-        """What the call has cost, or None where nobody knows the price."""
-        price = self.of(call)
-        cached_tokens = call.usage.cached_tokens if call.usage else 0
-        return round(price.usd(*call.charged_tokens(), cached_tokens), 9) if price else None
+        """What the call has cost so far, as far as prices are known; None where none is."""
+        configured = self._configured.get(call.model)
+        costs = [
+            price.usd(usage.prompt_tokens, usage.answer_tokens, usage.cached_tokens)
+            for target, usage, _ in call.charges()
+            if (price := configured or known_price(target.model))
+        ]
+        return round(sum(costs), 9) if costs else None
 
 
 @cache

@@ -35,7 +35,6 @@ from errors import CallError
 from guards.redaction.restorer import AnswerRestorer
 from guards.tokens import AnswerMeter, weigh_answer
 from provider.deadline import run
-from provider.dialects.openai_chat import said
 from provider.stream import ChatStream
 from telemetry.audit import MAX_CONTENT
 
@@ -175,12 +174,11 @@ class Exchange:
         """Give the provider's answer in one piece."""
         call = self.call
         completion = await self._services.router.complete(call)
-        call.usage, call.finish_reason = completion.usage, completion.finish_reason
-        if call.usage is None or call.kept_answer is not None:
-            words = said(completion.document["choices"], "message")
-            _capture_for_audit(call, [words])
-            if call.usage is None:
-                await weigh_answer(call, call.upstream_model, words)
+        call.finish_reason = completion.finish_reason
+        _capture_for_audit(call, [completion.words])
+        if call.usage is None:
+            tokens = await weigh_answer(call.upstream_model, completion.words)
+            call.timeline[-1].answer_tokens = tokens
         if restorer is not None:
             restorer.whole(completion.document)
         self._start(form, 200, form.content_type)
@@ -201,10 +199,7 @@ class Exchange:
                 with self._client.heartbeats(form.heartbeat):
                     await self._relay_deltas(form, stream, meter, restorer)
             finally:
-                call.usage = stream.usage
-                call.finish_reason = "length" if call.cut else stream.finish_reasons.get(0)
-                if call.usage is None:
-                    call.answer_tokens = meter.tokens()
+                _count(call, stream, meter)
             self._write(form.finish(call))
             await self._flush()
 
@@ -282,6 +277,17 @@ class Exchange:
             await self._client.end()
         except CallError:
             pass  # the client left before it could hear of it; `failure` stays the outcome
+
+
+def _count(call: Call, stream: ChatStream, meter: AnswerMeter) -> None:
+    """Note how the stream ended, and what it has cost."""
+    attempt = call.timeline[-1]
+    attempt.usage = call.believed(stream.usage, has_answer=not meter.is_empty)
+    if stream.ended and not call.cut:
+        attempt.state = "ended"
+    if attempt.usage is None or attempt.state != "ended":
+        attempt.answer_tokens = meter.tokens()
+    call.finish_reason = "length" if call.cut else stream.finish_reasons.get(0)
 
 
 def _capture_for_audit(call: Call, words: Iterable[str]) -> None:

@@ -105,13 +105,16 @@ def _attachments(message: dict[str, Any]) -> int:
     return tokens
 
 
-async def weigh_answer(call: Call, model: str, text: str) -> None:
-    """Set `call.answer_tokens`, where the provider has not said how many."""
+async def weigh_answer(model: str, text: str) -> int:
+    """Tokens of an answer, where the provider has not said how many.
+
+    Args:
+        model: as its provider calls it.
+    """
     count = counter(model)
     if len(text) < _THREAD_FROM_CHARACTERS:
-        call.answer_tokens = count(text)
-    else:
-        call.answer_tokens = await asyncio.to_thread(count, text)
+        return count(text)
+    return await asyncio.to_thread(count, text)
 
 
 class AnswerMeter:
@@ -140,6 +143,11 @@ class AnswerMeter:
         if too_long_at_worst or self._pending_bytes > _PIECE_BYTES:
             return self.tokens() <= self._limit
         return True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was said yet."""
+        return not (self._counted or self._pending_bytes)
 
     def tokens(self) -> int:
         """Tokens so far."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from call import Call
+from call import Attempt, Call
 from config import AuthConfig, Config, StoreConfig, Target
 from errors import CallError, ConfigError
 from guards.auth import key_file
@@ -152,6 +152,7 @@ async def _model(target: Target, config: Config, router: Router) -> Finding:
     """Ask for one token, as a call would."""
     now = asyncio.get_running_loop().time()
     call = Call("preflight", "check", started=now, deadline=now + config.provider.attempt_s)
+    call.timeline = [Attempt(target, now)]
     call.messages = [{"role": "user", "content": "Hi"}]
     call.max_tokens = 1
     check = f"{target.provider}/{target.model}"

@@ -30,9 +30,11 @@ import orjson
 
 from call import Call
 from config import ProviderConfig
+from errors import CallError
 from provider.circuit import Circuit
+from provider.connections import on_sent
 from provider.deadline import timer
-from provider.dialects.openai_chat import Completion, model_of, parse_completion
+from provider.dialects.openai_chat import Completion, model_of, parse_completion, usage_in
 from provider.failures import translated
 from provider.replay.cassette import RECORDING_HEADER
 from provider.stream import ChatStream
@@ -127,7 +129,7 @@ class Provider:
         with self._circuit_of(call).attempt(), translated():
             async with timer("attempt_timeout", min(self.config.attempt_s, within_s)):
                 response = await self._post(call, model)
-                completion = parse_completion(response.content)
+                completion = _paid_for(call, response.content)
                 call.response_model = model_of(completion.document)
                 return completion
 
@@ -176,6 +178,7 @@ class Provider:
         if call.trace is not None:
             headers |= call.trace.headers(call.timeline[-1].span_id)
         call.provider_request_id = call.recording = None
+        on_sent.set(call.timeline[-1].mark_sent)
         try:
             response = await self._openai.post(
                 self._url,
@@ -214,6 +217,22 @@ def max_tokens_field(setting: str, host: str, model: str) -> str:
         return setting
     is_openai = _OPENAI_HOST.fullmatch(host) or _REASONING_MODEL.fullmatch(model)
     return "max_completion_tokens" if is_openai else "max_tokens"
+
+
+def _paid_for(call: Call, body: bytes) -> Completion:
+    """The answer in this body; what it costs is noted, also where it is refused."""
+    attempt = call.timeline[-1]
+    try:
+        completion = parse_completion(body)
+    except CallError:
+        attempt.usage = call.believed(usage_in(body), has_answer=False)
+        if attempt.usage is not None:
+            attempt.state = "ended"
+        raise
+    attempt.usage = call.believed(completion.usage, has_answer=bool(completion.words))
+    if attempt.usage is not None or not completion.filtered:
+        attempt.state = "ended"
+    return completion
 
 
 def _request_id(response: httpx2.Response) -> str | None:

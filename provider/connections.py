@@ -18,6 +18,7 @@ Rules of this module:
 import asyncio
 import select
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
@@ -72,6 +73,12 @@ class Pool(aiohttp.TCPConnector):
         super()._release(key, protocol, should_close=should_close)
 
 
+# A variable of the context, because the SDK between caller and transport hands nothing on.
+on_sent: Final[ContextVar[Callable[[], None]]] = ContextVar("on_sent", default=lambda: None)
+"""Called when a request begins to leave for the provider, once connected: from here on it may be
+billed."""
+
+
 class Request(aiohttp.ClientRequest):
     """A request with a body, which is written only on a connection at rest."""
 
@@ -92,6 +99,7 @@ class Request(aiohttp.ClientRequest):
     ) -> None:
         # Where it may not, the connection is gone, and whoever waits for the response hears of it.
         if _protocol_of(conn).begin():
+            on_sent.get()()
             await super().write_bytes(writer, conn, content_length)
 
 

@@ -103,6 +103,7 @@ def status_error(
     else:
         meaning = _explained(kind, status, error.param)
     meaning.provider_status = status
+    meaning.unbilled = True
     return meaning
 
 

@@ -145,6 +145,8 @@ class Retry:
             return await attempt(target, share_s)
         except CallError as failure:
             made.reason = failure.reason
+            if failure.unbilled and made.state == "sent":
+                made.state = "refused"
             if failure.code == "circuit_open":  # nothing was sent
                 call.passed_over.append(call.timeline.pop())
             raise

@@ -41,8 +41,8 @@ _MAX_HELD: Final = 128
 class ChatStream:
     """An async iterator over lists of deltas.
 
-    `finish_reasons` (by choice), `usage` and `model` hold what the provider has said of them
-    so far.
+    `finish_reasons` (by choice), `usage` (the greatest count) and `model` hold what the provider
+    has said of them so far.
 
     Args:
         response: a response whose body has not been read; closed by `aclose`.
@@ -73,6 +73,11 @@ class ChatStream:
         self.finish_reasons: dict[int, str | None] = {}
         self.usage: Usage | None = None
         self.model: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer came to its own end, nothing of it taken away by a filter."""
+        return self.whole and "content_filter" not in self.finish_reasons.values()
 
     @property
     def whole(self) -> bool:
@@ -152,7 +157,7 @@ class ChatStream:
         except StopAsyncIteration:
             return [Event(b"", DONE)]
         except LineTooLong:
-            raise CallError("provider_unavailable", "oversize", unhealthy=True) from None
+            raise CallError("provider_unavailable", "oversize") from None
 
     def _take(self, events: list[Event]) -> list[Delta]:
         deltas: list[Delta] = []
@@ -167,7 +172,7 @@ class ChatStream:
                 for index, reason in delta.choices:
                     if reason or index not in self.finish_reasons:
                         self.finish_reasons[index] = reason
-                self.usage = delta.usage or self.usage
+                self.usage = _greater(delta.usage, self.usage)
                 deltas.append(delta)
         except CallError as fault:
             self._fault = fault
@@ -179,3 +184,10 @@ class ChatStream:
         if not self.finish_reasons and any(is_empty_answer(delta.document) for delta in deltas):
             return filtered()
         return CallError("provider_unavailable", "truncated", transient=True, unhealthy=True)
+
+
+def _greater(new: Usage | None, old: Usage | None) -> Usage | None:
+    """Some providers count in every event, and some send zeros in the last."""
+    if new is None or old is None:
+        return new or old
+    return new if new.total_tokens >= old.total_tokens else old

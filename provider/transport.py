@@ -11,7 +11,7 @@ Rules of this module:
 - Every body has a cap, counted as it arrives, before anything is decoded.
 - Compressed bodies are not asked for, so one that comes is refused: a bomb never inflates.
 - A body that is no event stream is read before the response is handed over.
-- aiohttp's exceptions pass through raw; `provider.translate` gives them their meaning.
+- aiohttp's exceptions pass through raw; `provider.failures` gives them their meaning.
 
 The SDK ships an aiohttp transport of its own. This one stands in its place because that one
 reports refused and dropped connections as timeouts, keeps cookies, and has no caps.
@@ -146,7 +146,11 @@ class _Body(httpx2.AsyncByteStream):
             raise StopAsyncIteration
         self._left -= len(chunk)
         if self._left < 0:
-            raise CallError("provider_unavailable", "oversize", unhealthy=True)
+            # An answer is as long as its request makes it, so it says nothing of the provider.
+            is_error = self._response.status != 200
+            raise CallError(
+                "provider_unavailable", "oversize", unhealthy=is_error, unbilled=is_error
+            )
         return chunk
 
     async def aclose(self) -> None:

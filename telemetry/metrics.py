@@ -121,8 +121,9 @@ class Metrics:
         )
         if first_token_s is not None:
             self._first_token(call.model).observe(first_token_s)
-            if settled.code == "completed" and settled.answer_tokens > 1:
-                pause_s = (latency_s - first_token_s) / (settled.answer_tokens - 1)
+            tokens = call.counted().answer_tokens
+            if settled.code == "completed" and tokens > 1:
+                pause_s = (latency_s - first_token_s) / (tokens - 1)
                 self._output_token(call.model).observe(pause_s)
 
     def connection_dropped(self, provider: str, reason: str) -> None:

@@ -11,9 +11,9 @@ Rules of this module:
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-from call import Call
+from call import Call, CountedBy
 from errors import OUTCOMES, CallError
 from prices import Prices
 
@@ -35,9 +35,9 @@ class Settled:
     prompt_tokens: int
     """Charged, as `answer_tokens`."""
     answer_tokens: int
-    counted_by: Literal["provider", "estimated", "partial"] | None
-    """Whose count this is: the provider's, ours, or ours of an answer that broke off. None where
-    nothing is charged."""
+    counted_by: CountedBy | None
+    """Whose count this is, of several attempts the least certain; None where nothing is
+    charged."""
     usd: float | None
     """What they cost, as estimated; None where nobody knows the price, or nothing is charged."""
 
@@ -88,7 +88,6 @@ class Settlement:
             return
         call.code = error.code if error else "completed"
         prompt_tokens, answer_tokens = call.charged_tokens()
-        charged = bool(prompt_tokens or answer_tokens)
         settled = Settled(
             call=call,
             error=error,
@@ -96,17 +95,11 @@ class Settlement:
             at=self._clock(),
             prompt_tokens=prompt_tokens,
             answer_tokens=answer_tokens,
-            counted_by=_counted_by(call) if charged else None,
-            usd=self._prices.usd(call) if charged else None,
+            counted_by=call.counted_by,
+            usd=self._prices.usd(call),
         )
         for sink in self._sinks:
             try:
                 sink(settled)
             except Exception:
                 log.exception("sink", extra={"request_id": call.request_id})
-
-
-def _counted_by(call: Call) -> Literal["provider", "estimated", "partial"]:
-    if call.usage:
-        return "provider"
-    return "estimated" if call.code == "completed" else "partial"

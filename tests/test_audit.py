@@ -435,11 +435,11 @@ def file(tmp_path: Path) -> Path:
     """Four samples, the oldest in a file that was put aside, with other lines between them."""
     path = tmp_path / "audit.jsonl"
     attempts = [
-        Attempt(Target("default", "gpt-4o-mini"), 100.0, 100.3, "status_503"),
-        Attempt(Target("groq", "gpt-4o"), 100.6, 100.9),
+        Attempt(Target("default", "gpt-4o-mini"), 100.0, 100.3, "status_503", state="refused"),
+        Attempt(Target("groq", "gpt-4o"), 100.6, 100.9, state="ended", usage=Usage.of(5, 6)),
     ]
-    own = Attempt(Target("default", "own"), 100.0, 101.0)
-    unknown = {"model": "own", "usage": Usage(5, 6, 11), "timeline": [own]}
+    own = Attempt(Target("default", "own"), 100.0, 101.0, state="ended", usage=Usage.of(5, 6))
+    unknown = {"model": "own", "timeline": [own]}
     words = {
         "kept_answer": io.StringIO("Hi\x1b[2J\nthere"),
         "messages": [{"role": "user", "content": "Hello"}],
@@ -448,7 +448,7 @@ def file(tmp_path: Path) -> Path:
         settled("id-0"),
         settled("id-1", CallError("rate_limited", "ip-requests-per-minute", retry_after_s=1)),
         settled("id-2", **unknown),
-        settled("id-3", timeline=attempts, first_token_at=100.9, usage=Usage(5, 6, 11), **words),
+        settled("id-3", timeline=attempts, first_token_at=100.9, **words),
     ]
     lines = []
     for second, each in enumerate(written):

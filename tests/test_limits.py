@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from conftest import make_settings
 
-from call import Call, Caller, Usage
-from config import LimitConfig, StoreConfig
+from call import Attempt, Call, Caller, Usage
+from config import LimitConfig, StoreConfig, Target
 from errors import CallError
 from guards.limits.limits import Limits
 from prices import Price, Prices
@@ -44,7 +44,9 @@ class Limited:
         return caught.value
 
     async def settle(self, call, prompt=0, answer=0):
-        call.usage = Usage(prompt, answer, prompt + answer)
+        answered = Attempt(Target("default", "m"), 0.0, state="ended")
+        answered.usage = Usage.of(prompt, answer)
+        call.timeline = [answered]
         self.limits.settle(call)
         await self.limits.aclose()
 

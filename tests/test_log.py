@@ -115,9 +115,11 @@ def test_a_hostile_value_stays_on_one_line(lines):
 COMPLETED = {
     "model": "gpt-4o-mini",
     "stream": True,
-    "timeline": [Attempt(Target("default", "gpt-4o-mini"), 100.0)] * 2,
+    "timeline": [
+        Attempt(Target("default", "gpt-4o-mini"), 100.0, state="refused"),
+        Attempt(Target("default", "gpt-4o-mini"), 100.5, state="ended", usage=Usage.of(9, 3)),
+    ],
     "first_token_at": 100.25,
-    "usage": Usage(9, 3, 12),
     "finish_reason": "stop",
     "provider_request_id": "req_1",
     "messages": [{"role": "user", "content": CANARY}],

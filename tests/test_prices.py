@@ -33,8 +33,9 @@ def config(tmp_path: Path) -> Config:
 
 
 def call_of(config: Config, model: str, usage: Usage | None) -> Call:
-    call = Call("id", "/api/chat", 0.0, 1.0, model=model, usage=usage)
-    call.timeline.append(Attempt(config.models[model].upstream[0], 0.0, 1.0))
+    call = Call("id", "/api/chat", 0.0, 1.0, model=model)
+    target = config.models[model].upstream[0]
+    call.timeline.append(Attempt(target, 0.0, 1.0, state="ended", usage=usage))
     return call
 
 
@@ -120,9 +121,9 @@ async def test_what_cost_nothing_is_not_unknown(sluice: StartSluice, upstream: U
 
 
 async def test_a_cached_prompt_is_charged_as_one(sluice: StartSluice, upstream: Upstream) -> None:
-    counts = usage_of(1000, 0) | {"prompt_tokens_details": {"cached_tokens": 1000}}
+    counts = usage_of(1000, 1) | {"prompt_tokens_details": {"cached_tokens": 1000}}
     upstream.will(json_reply(completion(usage=counts)))
     server = await sluice()
     reply = await server.chat(HELLO)
-    assert reply.json["usage"] == usage_of(1000, 0)
-    assert (await server.record()).cost_usd == pytest.approx(1000 * 0.075e-6)
+    assert reply.json["usage"] == usage_of(1000, 1)
+    assert (await server.record()).cost_usd == pytest.approx(1000 * 0.075e-6 + 0.6e-6)

@@ -120,7 +120,10 @@ class Limits:
             CallError: `rate_limited` or `quota_exceeded` with the wait, `prompt_too_long` where
                 waiting will not help, `overloaded` where calls must not pass uncounted.
         """
-        amounts = self._amounts(call, call.prompt_tokens, call.reserved_answer_tokens, in_flight=1)
+        longest = call.reserved_answer_tokens
+        price = self._prices.of(call)
+        usd = price.usd(call.prompt_tokens, longest) if price else 0.0
+        amounts = _amounts(call.prompt_tokens + longest, usd, in_flight=1)
         charges = [
             Charge(limit, _key(limit, subject), amounts[limit.name])
             for limits, subject in self._subjects(call)
@@ -147,7 +150,8 @@ class Limits:
         reservation = self._reservations.pop(call, None)
         if reservation is None:
             return
-        used = self._amounts(call, *call.charged_tokens(), in_flight=0)
+        tokens, usd = sum(call.charged_tokens()), self._prices.usd(call) or 0.0
+        used = _amounts(tokens, usd, in_flight=0)
         reservation.counters.correct(
             [
                 Charge(limit, key, used[limit.name] - amount)
@@ -181,20 +185,15 @@ class Limits:
             subjects.append((own, call.caller.name))
         return subjects
 
-    def _amounts(
-        self, call: Call, prompt_tokens: int, answer_tokens: int, *, in_flight: int
-    ) -> dict[str, int]:
-        price = self._prices.of(call)
-        cached_tokens = call.usage.cached_tokens if call.usage else 0
-        usd = price.usd(prompt_tokens, answer_tokens, cached_tokens) if price else 0.0
-        tokens = prompt_tokens + answer_tokens
-        return {
-            "requests_per_minute": 1,
-            "tokens_per_minute": tokens,
-            "tokens_per_day": tokens,
-            "usd_per_day": math.ceil(usd * _MICRO_USD),
-            "in_flight": in_flight,
-        }
+
+def _amounts(tokens: int, usd: float, *, in_flight: int) -> dict[str, int]:
+    return {
+        "requests_per_minute": 1,
+        "tokens_per_minute": tokens,
+        "tokens_per_day": tokens,
+        "usd_per_day": math.ceil(usd * _MICRO_USD),
+        "in_flight": in_flight,
+    }
 
 
 def _lease_s(config: Config) -> float:

@@ -79,7 +79,7 @@ class UiStream(Events):
             "charged": {
                 "promptTokens": prompt_tokens,
                 "answerTokens": answer_tokens,
-                "estimated": call.usage is None,
+                "estimated": call.counted_by != "provider",
                 "usd": self._prices.usd(call),
             },
             "provider": call.target.provider,

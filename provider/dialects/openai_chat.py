@@ -23,8 +23,6 @@ DONE: Final = b"[DONE]"
 _NOT_SAID: Final = frozenset(
     ("role", "id", "type", "data", "format", "signature", "encrypted_content")
 )
-# More than any model has ever been asked; nothing could count with it.
-_MAX_TOKENS: Final = 10**9
 _HEAD: Final = frozenset(("id", "object", "model", "usage"))
 _WORDS: Final = {"content"}
 _MAX_LEVELS: Final = 100
@@ -38,6 +36,10 @@ class Completion(NamedTuple):
     """The provider's own; each choice has a message and a finish reason."""
     finish_reason: str
     """Of the first choice; `other` for words that are the provider's own."""
+    words: str
+    """All that counts as answer, of every choice."""
+    filtered: bool
+    """Whether the provider's content filter took some of it away."""
     usage: Usage | None
 
 
@@ -82,9 +84,11 @@ def parse_completion(body: bytes) -> Completion:
         if not _text(choice.get("finish_reason")) or not isinstance(choice.get("message"), dict):
             raise _garbage("no_choice")
     reasons = [_reason(choice) for choice in choices]
-    if set(reasons) == {"content_filter"} and not said(choices, "message"):
+    words = said(choices, "message")
+    if set(reasons) == {"content_filter"} and not words:
         raise filtered()
-    return Completion(document, reasons[0] or "other", usage_of(document))
+    is_filtered = "content_filter" in reasons
+    return Completion(document, reasons[0] or "other", words, is_filtered, usage_of(document))
 
 
 def is_empty_answer(document: dict[str, Any]) -> bool:
@@ -96,6 +100,15 @@ def is_empty_answer(document: dict[str, Any]) -> bool:
 def filtered() -> CallError:
     """The provider's moderation left nothing of an answer."""
     return CallError("prompt_rejected", "moderation")
+
+
+def usage_in(body: bytes) -> Usage | None:
+    """Token counts in the body of an answer that is refused: it may be billed all the same."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return usage_of(document) if isinstance(document, dict) else None
 
 
 def parse_event(event: Event) -> Delta:
@@ -207,14 +220,16 @@ def _reason(choice: dict[str, Any]) -> str | None:
 
 
 def usage_of(document: dict[str, Any]) -> Usage | None:
-    """Token counts, or None where the provider sent none it is possible to believe."""
+    """Token counts, or None where the provider sent none that can be true."""
     value = document.get("usage")
     if not isinstance(value, dict):
         return None
     prompt, completion = value.get("prompt_tokens"), value.get("completion_tokens")
     total = value.get("total_tokens")
     counts = (prompt, completion, total)
-    if any(type(count) is not int or not 0 <= count <= _MAX_TOKENS for count in counts):
+    if any(type(count) is not int or count < 0 for count in counts):
+        return None
+    if prompt == 0 or total < prompt + completion:  # type: ignore[operator]
         return None
     details = value.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else 0
