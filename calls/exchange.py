@@ -150,11 +150,15 @@ class Exchange:
             if isinstance(claim, Recording):
                 self._buffer = claim
                 return False
+            # Whoever reads along takes a request and a place as every call does.
+            limits = self._services.gate.limits
+            await run(call, limits.reserve(call, costs=False))
             try:
                 with claim as reply:
                     await run(call, self._replay(form, reply))
                 return True
             except Dropped:
+                limits.settle(call)
                 if self._client.has_started:
                     raise CallError("provider_unavailable", "joined_call_failed") from None
 

@@ -517,7 +517,7 @@ async def test_a_repeated_request_gets_the_stored_reply_for_nothing(
     sluice: StartSluice, upstream: Upstream, streamed: bool
 ) -> None:
     upstream.will(answer_stream("Hi", " there") if streamed else ok("Hi there"))
-    server = await sluice(limit_ip_requests_per_minute=1)
+    server = await sluice(limit_ip_requests_per_minute=2)
     body = {**HELLO, "stream": streamed}
 
     first = await server.chat(body, KEY)
@@ -631,6 +631,34 @@ async def test_when_all_have_left_the_call_ends(sluice: StartSluice, upstream: U
     await server.calls.wait(2)
     assert {record.code for record in server.calls.records} == {"client_gone"}
     await server.at_rest()
+
+
+@pytest.mark.parametrize("scope", ["ip", "total"])
+async def test_who_follows_a_reply_takes_a_place(
+    sluice: StartSluice, upstream: Upstream, scope: str
+) -> None:
+    upstream.will(after_content(silence))
+    server = await sluice(**{f"limit_{scope}_in_flight": 3})
+    clients = [await server.send(chat({**HELLO, "stream": True}, KEY)) for _ in range(3)]
+    assert [(await client.head()).status for client in clients] == [200] * 3
+
+    refused = await (await server.send(chat({**HELLO, "stream": True}, KEY))).reply()
+
+    assert (refused.status, refused.json["code"]) == (429, "rate_limited")
+    assert len(upstream.requests) == 1
+    for client in clients:
+        client.fin()
+    await server.at_rest()
+
+
+async def test_a_repeated_reply_is_a_request(sluice: StartSluice, upstream: Upstream) -> None:
+    upstream.will(ok())
+    server = await sluice(limit_ip_requests_per_minute=2, limit_ip_tokens_per_day=10**6)
+    replies = [await (await server.send(chat(HELLO, KEY))).reply() for _ in range(3)]
+    assert [reply.status for reply in replies] == [200, 200, 429]
+    assert replies[1].headers["idempotency-replayed"] == "true"
+    assert server.calls.records[1].charged_tokens == 0
+    assert held_now(server)["tokens_per_day"] == server.calls.records[0].charged_tokens
 
 
 async def followed(server: Sluice) -> None:

@@ -113,14 +113,17 @@ class Limits:
         if self._shared:
             self._shared.lease_s = _lease_s(config)
 
-    async def reserve(self, call: Call) -> None:
+    async def reserve(self, call: Call, *, costs: bool = True) -> None:
         """Take the most that this call may use, as far as that is known, or refuse it.
+
+        Args:
+            costs: whether a provider will be asked; without, it takes a request and a place.
 
         Raises:
             CallError: `rate_limited` or `quota_exceeded` with the wait, `prompt_too_long` where
                 waiting will not help, `overloaded` where calls must not pass uncounted.
         """
-        longest = call.reserved_answer_tokens
+        longest = call.reserved_answer_tokens if costs else 0
         price = self._prices.of(call)
         usd = price.usd(call.prompt_tokens, longest) if price else 0.0
         amounts = _amounts(call.prompt_tokens + longest, usd, in_flight=1)
