@@ -29,7 +29,7 @@ from config import Config
 from errors import ConfigError
 from handlers import Services, make_app, make_metrics_app
 from preflight.checks import Host, findings
-from provider.replay.server import Library
+from provider.replay.library import Library
 from version import VERSION
 
 if TYPE_CHECKING:

@@ -32,8 +32,9 @@ from prices import Prices
 from provider.circuit import Circuit
 from provider.client import Provider
 from provider.replay.cassette import Provenance
+from provider.replay.library import Library
 from provider.replay.recorder import RecordingTransport
-from provider.replay.server import EmbeddedProvider, Library
+from provider.replay.server import EmbeddedProvider
 from provider.router import Router
 from provider.shared_circuit import share
 from provider.transport import AiohttpTransport

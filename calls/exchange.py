@@ -29,7 +29,7 @@ from typing import Final, NamedTuple
 
 from call import ANONYMOUS, Call
 from calls.client import Client, Form, ReplyFormat, StreamFormat
-from calls.idempotency import Dropped, Recording, Reply
+from calls.idempotency import Reply, ReplyBuffer, ReplyFailed
 from calls.services import Services
 from errors import CallError
 from guards.redaction.restorer import AnswerRestorer
@@ -62,7 +62,7 @@ class Exchange:
         self._services = services
         self._client = client
         self._stream_form: StreamFormat | None = None
-        self._buffer: Recording | None = None
+        self._buffer: ReplyBuffer | None = None
         self._detached = False
         services.admission.arrive(call)
 
@@ -141,13 +141,13 @@ class Exchange:
         """Whether another request with this key has the answer; then it is given."""
         call, config = self.call, self._services.config
         whose = call.address if call.caller is ANONYMOUS else call.caller.name
-        longest_s = config.provider.deadline_s + config.provider.stream_s
+        claim_ttl_s = config.provider.deadline_s + config.provider.stream_s
         kind = f"{call.route} {form.wire_name} {call.stream}"
         fingerprint = repeatable.body + sha256(kind.encode()).digest()
         replies = self._services.replies
         while True:
-            claim = await run(call, replies.claim(whose, repeatable.key, fingerprint, longest_s))
-            if isinstance(claim, Recording):
+            claim = await run(call, replies.claim(whose, repeatable.key, fingerprint, claim_ttl_s))
+            if isinstance(claim, ReplyBuffer):
                 self._buffer = claim
                 return False
             # Whoever reads along takes a request and a place as every call does.
@@ -157,7 +157,7 @@ class Exchange:
                 with claim as reply:
                     await run(call, self._replay(form, reply))
                 return True
-            except Dropped:
+            except ReplyFailed:
                 limits.settle(call)
                 if self._client.has_started:
                     raise CallError("provider_unavailable", "joined_call_failed") from None

@@ -1,6 +1,6 @@
 """Idempotency-Key: the same request again gets the same reply, without a second call.
 
-    first request ──► Recording ──► made, relayed, kept
+    first request ──► ReplyBuffer ──► made, relayed, kept
     the same again ─► Reply     ──► what there is of it, then the rest as it comes
 
 Draft: https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
@@ -75,18 +75,18 @@ def key_of(header: str | None) -> str | None:
     return match[1] or match[2]
 
 
-class Dropped(Exception):
+class ReplyFailed(Exception):
     """The call whose reply was followed has failed."""
 
 
-class Recording:
+class ReplyBuffer:
     """A reply while it is being made, by the request that was first."""
 
     def __init__(
         self,
         fingerprint: bytes,
         max_bytes: int,
-        end: Callable[["Recording"], Awaitable[None]],
+        end: Callable[["ReplyBuffer"], Awaitable[None]],
     ) -> None:
         self.fingerprint = fingerprint
         self._max_bytes = max_bytes
@@ -108,14 +108,14 @@ class Recording:
     def append(self, chunk: bytes) -> None:
         """Add these bytes of the body, as they were sent."""
         self.size += len(chunk)
-        if self.forgotten:
+        if self.discarded:
             self.chunks.clear()
         else:
             self.chunks.append(chunk)
             self._wake()
 
     @property
-    def forgotten(self) -> bool:
+    def discarded(self) -> bool:
         """Too large to keep, and nobody follows."""
         return self.size > self._max_bytes and not self.followers
 
@@ -142,42 +142,42 @@ class Reply:
     """Another request's reply, to be read inside `with`.
 
     Raises (from `head` and while iterating):
-        Dropped: it came to nothing.
+        ReplyFailed: it came to nothing.
     """
 
-    def __init__(self, recording: Recording) -> None:
-        self._recording = recording
+    def __init__(self, buffer: ReplyBuffer) -> None:
+        self._buffer = buffer
 
     def __enter__(self) -> "Reply":
-        self._recording.followers += 1
+        self._buffer.followers += 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        recording = self._recording
-        recording.followers -= 1
-        if not recording.followers and recording.state == "open" and recording.on_last_left:
-            recording.on_last_left()
+        buffer = self._buffer
+        buffer.followers -= 1
+        if not buffer.followers and buffer.state == "open" and buffer.on_last_left:
+            buffer.on_last_left()
 
     async def head(self) -> tuple[int, str]:
         """Status and content type, once they are known."""
-        recording = self._recording
-        while not recording.status:
-            if recording.state == "dropped":
-                raise Dropped
-            await recording.changed.wait()
-        return recording.status, recording.content_type
+        buffer = self._buffer
+        while not buffer.status:
+            if buffer.state == "dropped":
+                raise ReplyFailed
+            await buffer.changed.wait()
+        return buffer.status, buffer.content_type
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        recording, read = self._recording, 0
+        buffer, read = self._buffer, 0
         while True:
-            if read < len(recording.chunks):
-                chunks = recording.chunks[read:]
+            if read < len(buffer.chunks):
+                chunks = buffer.chunks[read:]
                 read += len(chunks)
                 yield b"".join(chunks)
-            elif recording.state == "open":
-                await recording.changed.wait()
-            elif recording.state == "dropped":
-                raise Dropped
+            elif buffer.state == "open":
+                await buffer.changed.wait()
+            elif buffer.state == "dropped":
+                raise ReplyFailed
             else:
                 return
 
@@ -201,17 +201,17 @@ class Replies:
         self._store = store
         self._clock = clock
         self._sleep = sleep
-        self._recordings: dict[str, tuple[Recording, float]] = {}
+        self._buffers: dict[str, tuple[ReplyBuffer, float]] = {}
 
     async def claim(
-        self, caller: str, key: str, fingerprint: bytes, longest_s: float
-    ) -> Recording | Reply:
+        self, caller: str, key: str, fingerprint: bytes, claim_ttl_s: float
+    ) -> ReplyBuffer | Reply:
         """Make the reply, or read another's.
 
         Args:
             caller: whose key it is.
             fingerprint: what must be the same for it to be the same request.
-            longest_s: seconds after which this claim is nobody's any more.
+            claim_ttl_s: seconds after which this claim expires.
 
         Raises:
             CallError: `idempotency_mismatch`; `overloaded` where Redis is down and must not be.
@@ -219,41 +219,41 @@ class Replies:
         name = sha256(f"{caller}\n{key}".encode()).hexdigest()
         wait_s = _POLL_S
         while True:
-            if recording := self._local(name):
-                if recording.fingerprint != fingerprint:
+            if buffer := self._local(name):
+                if buffer.fingerprint != fingerprint:
                     raise CallError("idempotency_mismatch")
-                return Reply(recording)
+                return Reply(buffer)
             owner = uuid.uuid4().hex
-            match await self._claim_shared(name, fingerprint, owner, longest_s):
+            match await self._claim_shared(name, fingerprint, owner, claim_ttl_s):
                 case b"mine" if self._local(name) is None:
-                    return self._open(name, owner, fingerprint, longest_s)
+                    return self._open(name, owner, fingerprint, claim_ttl_s)
                 case b"mine":
                     continue  # Redis is down, and another request here was quicker
                 case b"mismatch":
                     raise CallError("idempotency_mismatch")
-                case Recording() as kept:
+                case ReplyBuffer() as kept:
                     return Reply(kept)
                 case _:
                     await self._sleep(wait_s)
                     wait_s = min(_POLL_MAX_S, wait_s * 2)
 
-    def _local(self, name: str) -> Recording | None:
-        recording, until = self._recordings.get(name, (None, 0.0))
-        if recording is not None and (self._clock() >= until or recording.forgotten):
-            del self._recordings[name]
+    def _local(self, name: str) -> ReplyBuffer | None:
+        buffer, until = self._buffers.get(name, (None, 0.0))
+        if buffer is not None and (self._clock() >= until or buffer.discarded):
+            del self._buffers[name]
             return None
-        return recording
+        return buffer
 
     async def _claim_shared(
-        self, name: str, fingerprint: bytes, owner: str, longest_s: float
-    ) -> bytes | Recording:
+        self, name: str, fingerprint: bytes, owner: str, claim_ttl_s: float
+    ) -> bytes | ReplyBuffer:
         if self._store is None:
             return b"mine"
         try:
             return await self._store.run(
                 _CLAIM,
                 [f"reply:{name}"],
-                [fingerprint, owner, int(longest_s * 1000)],
+                [fingerprint, owner, int(claim_ttl_s * 1000)],
                 partial(_claimed, fingerprint),
             )
         except StoreDown:
@@ -261,61 +261,61 @@ class Replies:
                 return b"mine"
             raise
 
-    def _open(self, name: str, owner: str, fingerprint: bytes, longest_s: float) -> Recording:
-        async def end(recording: Recording) -> None:
-            await self._ended(name, owner, recording)
+    def _open(self, name: str, owner: str, fingerprint: bytes, claim_ttl_s: float) -> ReplyBuffer:
+        async def end(buffer: ReplyBuffer) -> None:
+            await self._ended(name, owner, buffer)
 
-        recording = Recording(fingerprint, self.config.max_reply_bytes, end)
+        buffer = ReplyBuffer(fingerprint, self.config.max_reply_bytes, end)
         if self._make_room():
-            self._recordings[name] = recording, self._clock() + longest_s
-        return recording
+            self._buffers[name] = buffer, self._clock() + claim_ttl_s
+        return buffer
 
     def _make_room(self) -> bool:
         """Whether one more fits, if need be in place of the oldest that is finished."""
-        if len(self._recordings) < self.config.max_entries:
+        if len(self._buffers) < self.config.max_entries:
             return True
         now = self._clock()
-        for name, (recording, until) in self._recordings.items():
-            if recording.state != "open" or until <= now:
-                del self._recordings[name]
+        for name, (buffer, until) in self._buffers.items():
+            if buffer.state != "open" or until <= now:
+                del self._buffers[name]
                 return True
         return False
 
-    async def _ended(self, name: str, owner: str, recording: Recording) -> None:
+    async def _ended(self, name: str, owner: str, buffer: ReplyBuffer) -> None:
         """Keep what came of it, in Redis if there is one, or forget it."""
-        kept = recording.state == "kept" and recording.size <= self.config.max_reply_bytes
-        listed = self._recordings.get(name, (None, 0.0))[0] is recording
+        kept = buffer.state == "kept" and buffer.size <= self.config.max_reply_bytes
+        listed = self._buffers.get(name, (None, 0.0))[0] is buffer
         if listed:
-            del self._recordings[name]
+            del self._buffers[name]
         if self._store is not None:
-            blob = _packed(recording) if kept else b""
+            blob = _packed(buffer) if kept else b""
             keep_ms = int(self.config.keep_s * 1000)
             with suppress(StoreDown):
                 await self._store.run(_END, [f"reply:{name}"], [owner, blob, keep_ms], bool)
                 return
-        if listed and kept and name not in self._recordings:
-            self._recordings[name] = recording, self._clock() + self.config.keep_s
+        if listed and kept and name not in self._buffers:
+            self._buffers[name] = buffer, self._clock() + self.config.keep_s
 
 
-def _packed(recording: Recording) -> bytes:
-    head = orjson.dumps([recording.status, recording.content_type])
-    return b"\n".join((head, b"".join(recording.chunks)))
+def _packed(buffer: ReplyBuffer) -> bytes:
+    head = orjson.dumps([buffer.status, buffer.content_type])
+    return b"\n".join((head, b"".join(buffer.chunks)))
 
 
-def _claimed(fingerprint: bytes, reply: Any) -> bytes | Recording:
+def _claimed(fingerprint: bytes, reply: Any) -> bytes | ReplyBuffer:
     """What Redis has under this key: a word about it, or the reply that was kept."""
     if isinstance(reply, list):
         return _unpacked(reply[0], fingerprint)
     return {word: word for word in (b"mine", b"mismatch", b"busy")}[reply]
 
 
-def _unpacked(blob: bytes, fingerprint: bytes) -> Recording:
-    async def end(recording: Recording) -> None:
+def _unpacked(blob: bytes, fingerprint: bytes) -> ReplyBuffer:
+    async def end(buffer: ReplyBuffer) -> None:
         """It is kept already."""
 
-    recording = Recording(fingerprint, len(blob), end)
+    buffer = ReplyBuffer(fingerprint, len(blob), end)
     head, _, body = blob.partition(b"\n")
-    recording.head(*orjson.loads(head))
-    recording.append(body)
-    recording.state = "kept"
-    return recording
+    buffer.head(*orjson.loads(head))
+    buffer.append(body)
+    buffer.state = "kept"
+    return buffer

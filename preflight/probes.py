@@ -25,7 +25,7 @@ from guards.auth.factory import make_authenticator
 from preflight.checks import Finding, targets
 from prices import known_price
 from provider.diagnosis import diagnose
-from provider.replay.server import Library
+from provider.replay.library import Library
 from provider.router import Router
 from store.redis import connection
 

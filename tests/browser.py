@@ -20,7 +20,7 @@ from upstream import Upstream
 from app import serving, wiring
 from config import Config
 from handlers import Services
-from provider.replay.server import Library
+from provider.replay.library import Library
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from guards.gate import Gate
 from handlers import Services, make_app
 from prices import Prices
 from provider.dialects.openai_chat import first_text, parse_completion
-from provider.replay.cassette import Exchange, Provenance, load, save
+from provider.replay.cassette import Provenance, Recording, load, save
 from provider.transport import AiohttpTransport
 from telemetry.metrics import Metrics
 from telemetry.recent import RecentCalls
@@ -27,8 +27,8 @@ from telemetry.window import Window
 ROOT = Path(__file__).parent.parent
 CASSETTES = ROOT / "cassettes"
 ANSWERS = load(CASSETTES / "answers.yaml")
-BUFFERED = [exchange for exchange in ANSWERS if not exchange.asked.get("stream")]
-STREAMED = [exchange for exchange in ANSWERS if exchange.asked.get("stream")]
+BUFFERED = [recording for recording in ANSWERS if not recording.request.get("stream")]
+STREAMED = [recording for recording in ANSWERS if recording.request.get("stream")]
 
 # Only the provider's traffic is replayed: Tornado's own client, which the tests use, is not.
 TAPE = vcr.VCR(record_mode="none", match_on=("method", "uri", "body"), skip_patchers=("tornado",))
@@ -37,25 +37,25 @@ TAPE = vcr.VCR(record_mode="none", match_on=("method", "uri", "body"), skip_patc
 class Story:
     """A cassette in which one request is answered by several recordings, one after another."""
 
-    def __init__(self, tmp_path: Path, asked: Exchange) -> None:
+    def __init__(self, tmp_path: Path, asked: Recording) -> None:
         self._path = tmp_path / "story.yaml"
         self._asked = asked
 
-    def tell(self, *answers: Exchange):
+    def tell(self, *answers: Recording):
         asked = self._asked
         told = [replace(a, url=asked.url, request_body=asked.request_body) for a in answers]
         save(self._path, told, Provenance("a test", "now", "a test"))
         return TAPE.use_cassette(str(self._path))
 
 
-def failure(name: str) -> Exchange:
-    [exchange] = load(CASSETTES / f"{name}.yaml")
-    return exchange
+def failure(name: str) -> Recording:
+    [recording] = load(CASSETTES / f"{name}.yaml")
+    return recording
 
 
-def body_of(exchange: Exchange) -> str:
-    """The request to Sluice which makes it ask what this exchange asked."""
-    asked = exchange.asked
+def body_of(recording: Recording) -> str:
+    """The request to Sluice which makes it ask what this recording asked."""
+    asked = recording.request
     _, *earlier, last = asked["messages"]
     body = {"userMessage": last["content"], "maxTokens": asked["max_tokens"]}
     if earlier:
@@ -63,9 +63,9 @@ def body_of(exchange: Exchange) -> str:
     return json.dumps(body | {"stream": bool(asked.get("stream"))})
 
 
-def said(exchange: Exchange) -> str:
+def said(recording: Recording) -> str:
     """The text of a streamed recording, read apart from our own decoder."""
-    lines = exchange.body.decode().splitlines()
+    lines = recording.body.decode().splitlines()
     chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     deltas = [chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks]
     return "".join(deltas)
@@ -86,7 +86,7 @@ def app(io_loop, waits):
     async def build() -> Services:
         loop = io_loop.asyncio_loop
         environ = {
-            "SLUICE_CHAT_MODEL": ANSWERS[0].asked["model"],
+            "SLUICE_CHAT_MODEL": ANSWERS[0].request["model"],
             "OPENAI_BASE_URL": ANSWERS[0].url.removesuffix("/chat/completions"),
             "OPENAI_API_KEY": "not-a-key",
         }
@@ -152,15 +152,15 @@ def calls(caplog):
     return lambda: [r for r in caplog.records if r.name == "sluice.call"]
 
 
-def words(exchange: Exchange) -> str:
-    return f"{exchange.asked['messages'][-1]['content'][:24]}-{exchange.asked['max_tokens']}"
+def words(recording: Recording) -> str:
+    return f"{recording.request['messages'][-1]['content'][:24]}-{recording.request['max_tokens']}"
 
 
-@pytest.mark.parametrize("exchange", BUFFERED, ids=words)
-async def test_recorded_answer_comes_whole(post, exchange):
+@pytest.mark.parametrize("recording", BUFFERED, ids=words)
+async def test_recorded_answer_comes_whole(post, recording):
     with TAPE.use_cassette(str(CASSETTES / "answers.yaml")):
-        reply = await post(body_of(exchange))
-    expected = parse_completion(exchange.body)
+        reply = await post(body_of(recording))
+    expected = parse_completion(recording.body)
     assert reply.code == 200
     assert expected.usage is not None
     assert json.loads(reply.body) == {
@@ -169,16 +169,16 @@ async def test_recorded_answer_comes_whole(post, exchange):
     }
 
 
-@pytest.mark.parametrize("exchange", STREAMED, ids=words)
-async def test_recorded_answer_comes_streamed(post, exchange):
+@pytest.mark.parametrize("recording", STREAMED, ids=words)
+async def test_recorded_answer_comes_streamed(post, recording):
     with TAPE.use_cassette(str(CASSETTES / "answers.yaml")):
-        reply = await post(body_of(exchange))
+        reply = await post(body_of(recording))
     lines = [line for line in reply.body.decode().split("\n\n") if line]
     events = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
     assert lines[-1] == "data: [DONE]"
     assert events[-1]["type"] == "finish"
     deltas = [event["delta"] for event in events if event["type"] == "text-delta"]
-    assert "".join(deltas) == said(exchange) != ""
+    assert "".join(deltas) == said(recording) != ""
 
 
 @pytest.mark.parametrize("answer", [BUFFERED[0], STREAMED[0]], ids=["buffered", "streamed"])

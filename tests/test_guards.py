@@ -663,8 +663,8 @@ async def test_a_repeated_reply_is_a_request(sluice: StartSluice, upstream: Upst
 
 async def followed(server: Sluice) -> None:
     """Wait until one request follows another's."""
-    [(recording, _)] = server.services.replies._recordings.values()
-    while recording.followers != 1:  # noqa: ASYNC110  it is no event of the server's
+    [(buffer, _)] = server.services.replies._buffers.values()
+    while buffer.followers != 1:  # noqa: ASYNC110  it is no event of the server's
         await asyncio.sleep(0)
 
 

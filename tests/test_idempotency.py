@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from calls.idempotency import Dropped, Recording, Replies, Reply, key_of
+from calls.idempotency import Replies, Reply, ReplyBuffer, ReplyFailed, key_of
 from config import IdempotencyConfig, StoreConfig
 from errors import CallError
 from store.redis import Store
@@ -49,12 +49,12 @@ async def claim(replies, key="k", body=BODY, caller="ada"):
 
 
 async def record(replies, *chunks, key="k"):
-    recording = await claim(replies, key)
-    assert isinstance(recording, Recording)
-    recording.head(200, "text/plain")
+    buffer = await claim(replies, key)
+    assert isinstance(buffer, ReplyBuffer)
+    buffer.head(200, "text/plain")
     for chunk in chunks:
-        recording.append(chunk)
-    return recording
+        buffer.append(chunk)
+    return buffer
 
 
 async def read(reply):
@@ -73,80 +73,80 @@ async def test_the_second_gets_what_the_first_made(replies):
 
 async def test_the_second_joins_while_the_first_is_at_it(replies):
     one = replies()
-    recording = await record(one, b"Hi")
+    buffer = await record(one, b"Hi")
     reply = await claim(one)
     reading = asyncio.create_task(read(reply))
     await asyncio.sleep(0)
-    assert recording.followers == 1
-    recording.append(b" there")
-    await recording.keep()
+    assert buffer.followers == 1
+    buffer.append(b" there")
+    await buffer.keep()
     assert await reading == ((200, "text/plain"), b"Hi there")
-    assert recording.followers == 0
+    assert buffer.followers == 0
 
 
 async def test_keys_belong_to_their_callers(replies):
     one = replies()
     await (await record(one, b"Ada's")).keep()
-    assert isinstance(await claim(one, caller="bob"), Recording)
-    assert isinstance(await claim(one, key="other"), Recording)
+    assert isinstance(await claim(one, caller="bob"), ReplyBuffer)
+    assert isinstance(await claim(one, key="other"), ReplyBuffer)
 
 
 async def test_another_body_is_a_mistake_now_and_later(replies):
     one = replies()
-    recording = await record(one, b"Hi")
+    buffer = await record(one, b"Hi")
     for _ in range(2):
         with pytest.raises(CallError) as caught:
             await claim(one, body=OTHER)
         assert caught.value.code == "idempotency_mismatch"
-        await recording.keep()
+        await buffer.keep()
 
 
 async def test_a_failure_is_forgotten_and_its_followers_hear_of_it(replies):
     one = replies()
-    recording = await record(one, b"Hi")
+    buffer = await record(one, b"Hi")
     reading = asyncio.create_task(read(await claim(one)))
     await asyncio.sleep(0)
-    await recording.drop()
-    with pytest.raises(Dropped):
+    await buffer.drop()
+    with pytest.raises(ReplyFailed):
         await reading
-    assert isinstance(await claim(one, body=OTHER), Recording)
+    assert isinstance(await claim(one, body=OTHER), ReplyBuffer)
 
 
 async def test_dropping_what_is_kept_does_nothing(replies):
     one = replies()
-    recording = await record(one, b"Hi")
-    await recording.keep()
-    await recording.drop()
+    buffer = await record(one, b"Hi")
+    await buffer.keep()
+    await buffer.drop()
     assert (await read(await claim(one)))[1] == b"Hi"
 
 
 async def test_the_owner_hears_when_the_last_follower_leaves(replies):
     one = replies()
     left = []
-    recording = await record(one, b"Hi")
-    recording.on_last_left = lambda: left.append(True)
+    buffer = await record(one, b"Hi")
+    buffer.on_last_left = lambda: left.append(True)
     first, second = await claim(one), await claim(one)
     with first, second:
-        assert recording.followers == 2
+        assert buffer.followers == 2
     assert left == [True]
 
 
 async def test_a_reply_too_large_is_relayed_but_not_kept(replies):
     one = replies(max_reply_bytes=10)
-    recording = await record(one, b"12345")
+    buffer = await record(one, b"12345")
     reading = asyncio.create_task(read(await claim(one)))
     await asyncio.sleep(0)
-    recording.append(b"67890ab")
-    await recording.keep()
+    buffer.append(b"67890ab")
+    await buffer.keep()
     assert (await reading)[1] == b"1234567890ab"
-    assert isinstance(await claim(one), Recording)
+    assert isinstance(await claim(one), ReplyBuffer)
 
 
 async def test_a_reply_too_large_that_nobody_follows_takes_no_memory(replies):
-    recording = await record(replies(max_reply_bytes=10))
+    buffer = await record(replies(max_reply_bytes=10))
     for _ in range(1000):
-        recording.append(b"x" * 1000)
-    assert len(recording.chunks) == 0
+        buffer.append(b"x" * 1000)
+    assert len(buffer.chunks) == 0
 
 
 async def test_a_claim_of_a_dead_process_ends():
@@ -155,7 +155,7 @@ async def test_a_claim_of_a_dead_process_ends():
     await one.claim("ada", "k", BODY, 60)
     assert isinstance(await one.claim("ada", "k", BODY, 60), Reply)
     clock.now += 61
-    assert isinstance(await one.claim("ada", "k", BODY, 60), Recording)
+    assert isinstance(await one.claim("ada", "k", BODY, 60), ReplyBuffer)
 
 
 async def test_the_oldest_that_is_finished_makes_room():
@@ -163,7 +163,7 @@ async def test_the_oldest_that_is_finished_makes_room():
     first = await record(one, b"1", key="1")
     await (await record(one, b"2", key="2")).keep()
     await (await record(one, b"3", key="3")).keep()
-    assert isinstance(await claim(one, "2"), Recording)
+    assert isinstance(await claim(one, "2"), ReplyBuffer)
     assert isinstance(await claim(one, "1"), Reply)
     await first.drop()
 
@@ -172,18 +172,18 @@ async def test_where_all_are_in_progress_one_more_is_not_recorded():
     one = Replies(IdempotencyConfig(1, 100, 10), None, clock=Clock(), sleep=asyncio.sleep)
     await record(one, b"1", key="1")
     await (await record(one, b"2", key="2")).keep()
-    assert isinstance(await claim(one, "2"), Recording)
+    assert isinstance(await claim(one, "2"), ReplyBuffer)
 
 
 async def test_a_reply_goes_from_process_to_process(replies):
     if not replies.shared:
         pytest.skip("memory is one process's")
     one, other = replies(), replies()
-    recording = await record(one, b"Hi\n", b"there")
+    buffer = await record(one, b"Hi\n", b"there")
     waiting = asyncio.create_task(claim(other))
     with pytest.raises(CallError):
         await claim(other, body=OTHER)
-    await recording.keep()
+    await buffer.keep()
     assert await read(await waiting) == ((200, "text/plain"), b"Hi\nthere")
 
 
@@ -191,20 +191,20 @@ async def test_a_failure_in_one_process_lets_the_other_try(replies):
     if not replies.shared:
         pytest.skip("memory is one process's")
     one, other = replies(), replies()
-    recording = await record(one, b"Hi")
+    buffer = await record(one, b"Hi")
     waiting = asyncio.create_task(claim(other))
     await asyncio.sleep(0)
-    await recording.drop()
-    assert isinstance(await waiting, Recording)
+    await buffer.drop()
+    assert isinstance(await waiting, ReplyBuffer)
 
 
 async def test_redis_dying_between_claim_and_keep_leaves_the_reply_here(replies, request):
     if not replies.shared:
         pytest.skip("there is no Redis to die")
     one = replies()
-    recording = await record(one, b"Hi")
+    buffer = await record(one, b"Hi")
     request.getfixturevalue("redis").kill()
-    await recording.keep()
+    await buffer.keep()
     assert (await read(await claim(one)))[1] == b"Hi"
 
 

@@ -32,7 +32,7 @@ from upstream import (
     usage,
 )
 
-from provider.replay.cassette import Exchange, Provenance, save
+from provider.replay.cassette import Provenance, Recording, save
 
 start = processes.start
 STREAM = {**HELLO, "stream": True}
@@ -49,8 +49,8 @@ def cassettes(tmp_path: Path) -> Path:
             delta("Hi") + delta("!") + finish() + usage() + DONE,
         ),
     }
-    exchanges = [
-        Exchange(
+    recordings = [
+        Recording(
             url="http://127.0.0.1/v1/chat/completions",
             request_body=json.dumps(question).encode(),
             status=200,
@@ -62,7 +62,7 @@ def cassettes(tmp_path: Path) -> Path:
     ]
     folder = tmp_path / "cassettes"
     folder.mkdir()
-    save(folder / "hello.yaml", exchanges, Provenance("nobody", "2026-01-01", "a test"))
+    save(folder / "hello.yaml", recordings, Provenance("nobody", "2026-01-01", "a test"))
     return folder
 
 
@@ -228,7 +228,7 @@ async def test_a_call_that_outlasts_the_drain_ends_honestly(
         OPENAI_API_KEY=KEY, OPENAI_BASE_URL=upstream.url, SLUICE_SERVER_DRAIN_S="0.1"
     )
     client = await server.send(chat(body))
-    exchange = await upstream.request()
+    recording = await upstream.request()
     begun = b""
     if body is STREAM:
         head = await client.head()
@@ -246,7 +246,7 @@ async def test_a_call_that_outlasts_the_drain_ends_honestly(
         assert reply.headers["connection"] == "close"
     assert await server.ended() == 0
     assert (await server.line("call"))["code"] == "draining"
-    await exchange.closed.wait()
+    await recording.closed.wait()
     client.fin()
 
 

@@ -1,4 +1,4 @@
-"""Cassettes: recorded HTTP exchanges with a provider, in vcrpy's own file format.
+"""Cassettes: recorded HTTP recordings with a provider, in vcrpy's own file format.
 
 Rules of this module:
 
@@ -40,7 +40,7 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class Recording:
     """One request to `POST …/chat/completions` and its whole answer."""
 
     url: str
@@ -52,13 +52,13 @@ class Exchange:
     body: bytes
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def request(self) -> dict[str, Any]:
         document = json.loads(self.request_body)
         return document if isinstance(document, dict) else {}
 
 
-def load(path: Path) -> list[Exchange]:
-    """The exchanges of a cassette, in the order they were recorded.
+def load(path: Path) -> list[Recording]:
+    """The recordings of a cassette, in the order they were recorded.
 
     Raises:
         ConfigError: the file cannot be read as a cassette of chat completions.
@@ -69,37 +69,37 @@ def load(path: Path) -> list[Exchange]:
 
     try:
         requests, responses, *_ = deserialize(path.read_text("utf-8"), yamlserializer)
-        exchanges = [_exchange(*pair) for pair in zip(requests, responses, strict=True)]
-        readable = all(exchange.asked["messages"][-1]["content"] for exchange in exchanges)
+        recordings = [_recording(*pair) for pair in zip(requests, responses, strict=True)]
+        readable = all(recording.request["messages"][-1]["content"] for recording in recordings)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception:  # yaml's, vcrpy's and our own: all mean the same to the operator
         raise ConfigError(f"{path}: is not a cassette of chat completions") from None
-    if not exchanges or not readable:
+    if not recordings or not readable:
         raise ConfigError(f"{path}: holds no recording")
-    return exchanges
+    return recordings
 
 
-def save(path: Path, exchanges: Iterable[Exchange], provenance: Provenance) -> None:
+def save(path: Path, recordings: Iterable[Recording], provenance: Provenance) -> None:
     """Write a cassette in one step: readers see the old file or the new one."""
     from vcr.request import Request
     from vcr.serialize import serialize
     from vcr.serializers import yamlserializer
 
     requests, responses = [], []
-    for exchange in exchanges:
+    for recording in recordings:
         kept = {"content-type": ["application/json"]}
-        requests.append(Request("POST", exchange.url, exchange.request_body, kept))
+        requests.append(Request("POST", recording.url, recording.request_body, kept))
         responses.append(
             {
-                "status": {"code": exchange.status, "message": exchange.reason},
-                "headers": {name: [value] for name, value in exchange.headers},
-                "body": {"string": exchange.body},
+                "status": {"code": recording.status, "message": recording.reason},
+                "headers": {name: [value] for name, value in recording.headers},
+                "body": {"string": recording.body},
             }
         )
-    recording = {"requests": requests, "responses": responses, "metadata": asdict(provenance)}
+    cassette = {"requests": requests, "responses": responses, "metadata": asdict(provenance)}
     part = path.with_name(path.name + ".part")
-    part.write_text(serialize(recording, yamlserializer), "utf-8")
+    part.write_text(serialize(cassette, yamlserializer), "utf-8")
     os.replace(part, path)
 
 
@@ -111,8 +111,8 @@ def scrubbed(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     return (*kept, ("x-request-id", RECORDED_REQUEST_ID))
 
 
-def _exchange(request: Any, response: dict[str, Any]) -> Exchange:
-    return Exchange(
+def _recording(request: Any, response: dict[str, Any]) -> Recording:
+    return Recording(
         url=request.uri,
         request_body=request.body,
         status=response["status"]["code"],

@@ -1,7 +1,7 @@
-"""The recorder: a transport around the real one which writes each exchange to a cassette.
+"""The recorder: a transport around the real one which writes each recording to a cassette.
 
 It sits below the SDK and above the network, so what is recorded is what the provider sent,
-failures included. An exchange is kept when its answer has been read to the end; one that was
+failures included. An recording is kept when its answer has been read to the end; one that was
 cut off is not, for it would replay as something the provider never said.
 """
 
@@ -11,15 +11,15 @@ from typing import cast
 
 import httpx2
 
-from provider.replay.cassette import Exchange, Provenance, save, scrubbed
+from provider.replay.cassette import Provenance, Recording, save, scrubbed
 
 
 class RecordingTransport(httpx2.AsyncBaseTransport):
     """Passes everything through, and keeps a copy.
 
     Args:
-        path: cassette, written anew after every exchange.
-        on_recorded: called with the number of exchanges in the file.
+        path: cassette, written anew after every recording.
+        on_recorded: called with the number of recordings in the file.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class RecordingTransport(httpx2.AsyncBaseTransport):
         self._path = path
         self._provenance = provenance
         self._on_recorded = on_recorded
-        self._exchanges: list[Exchange] = []
+        self._exchanges: list[Recording] = []
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await self._inner.handle_async_request(request)
@@ -41,7 +41,7 @@ class RecordingTransport(httpx2.AsyncBaseTransport):
 
         def keep(body: bytes) -> None:
             self._exchanges.append(
-                Exchange(
+                Recording(
                     url=str(request.url.copy_with(query=None)),
                     request_body=request_body,
                     status=response.status_code,

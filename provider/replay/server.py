@@ -5,8 +5,7 @@ words are recorded. It needs no key and no network.
 
 Rules of this module:
 
-- A prompt is answered by the recording of the same conversation; else of the same last
-  message; else of the one that shares most words; else of "Hello".
+- Which recording answers a prompt is library.py's to say.
 - Attempt n of a call plays the n-th recording of that conversation, the last one again and
   again, so a recorded "429, then an answer" replays as just that.
 - `X-Replay-Scenario: NAME` plays a failure instead: a cassette of failures by its file name,
@@ -18,101 +17,24 @@ Rules of this module:
 import asyncio
 import logging
 import re
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
 from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 
-from errors import ConfigError
-from provider.replay.cassette import RECORDING_HEADER, Exchange, load
+from provider.replay.cassette import RECORDING_HEADER, Recording
+from provider.replay.library import Library
 
 log: Final = logging.getLogger("sluice.replay")
 
-Conversation = tuple[tuple[str, str], ...]
-Script = Callable[[HTTPServerRequest, Exchange, float], Awaitable[None]]
+Script = Callable[[HTTPServerRequest, Recording, float], Awaitable[None]]
 
 _EVENT_END: Final = re.compile(rb"(?<=\n\n)")
-_OPERATORS: Final = frozenset(("system", "developer"))
 _SLOW_S: Final = 3.0
-
-
-class Library:
-    """The recordings of a folder of cassettes, or of one."""
-
-    def __init__(self, files: Iterable[Path]) -> None:
-        self.failures: dict[str, list[Exchange]] = {}
-        self._answers: dict[bool, dict[Conversation, list[Exchange]]] = {True: {}, False: {}}
-        recordings = {path.stem: load(path) for path in files}
-        for name, exchanges in recordings.items():
-            if all(exchange.status >= 400 for exchange in exchanges):
-                self.failures[name] = exchanges
-                if len(recordings) > 1:
-                    continue
-            self._add(exchanges)
-
-    @classmethod
-    def open(cls, path: Path) -> "Library":
-        """The library at this path.
-
-        Raises:
-            ConfigError: nothing is there, or it is not a recording.
-        """
-        files = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
-        if not files:
-            raise ConfigError(f"{path}: holds no cassettes (*.yaml)")
-        return cls(files)
-
-    def _add(self, exchanges: list[Exchange]) -> None:
-        takes: dict[tuple[bool, Conversation], list[Exchange]] = defaultdict(list)
-        for exchange in exchanges:
-            asked = exchange.asked
-            takes[bool(asked.get("stream")), _conversation(asked)].append(exchange)
-        for (streamed, conversation), recorded in takes.items():
-            self._answers[streamed].setdefault(conversation, recorded)
-
-    def find(self, asked: dict[str, object]) -> tuple[list[Exchange], str]:
-        """The recordings, by attempt, that answer this request best, and how they fit it, as
-        `RECORDING_HEADER` says it. Empty: there are none."""
-        answers = self._answers[bool(asked.get("stream"))]
-        wanted = _conversation(asked)
-        if wanted in answers or not answers:
-            return answers.get(wanted, []), "exact"
-
-        if not wanted:
-            wanted = (("user", ""),)
-
-        def nearness(conversation: Conversation) -> tuple[bool, float, bool]:
-            said, recorded = wanted[-1][1], conversation[-1][1]
-            return said == recorded, _likeness(said, recorded), recorded == "Hello"
-
-        return answers[max(answers, key=nearness)], "substitute"
-
-
-def _conversation(asked: dict[str, object]) -> Conversation:
-    """Who said what, without system prompts."""
-    messages = asked.get("messages")
-    assert isinstance(messages, list)
-    return tuple((m["role"], _said(m)) for m in messages if m["role"] not in _OPERATORS)
-
-
-def _said(message: dict[str, Any]) -> str:
-    """The words of a message, whose content may be parts."""
-    content = message.get("content") or ""
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text") or "" for part in content)
-
-
-def _likeness(one: str, other: str) -> float:
-    """Shared words by all words of both, from 0 to 1."""
-    words, others = (set(re.findall(r"\w+", text.lower())) for text in (one, other))
-    return len(words & others) / max(1, len(words | others))
 
 
 class EmbeddedProvider:
@@ -148,18 +70,18 @@ class EmbeddedProvider:
         scenario = request.headers.get("X-Replay-Scenario", "")
         if scenario.endswith("_once"):
             scenario = "" if attempt else scenario.removesuffix("_once")
-        asked = Exchange("", request.body, 0, "", (), b"").asked
-        takes, fits = self._library.failures.get(scenario, []), "failure"
-        if not takes:
-            takes, fits = self._library.find(asked)
+        wanted = Recording("", request.body, 0, "", (), b"").request
+        recordings, fits = self._library.failures.get(scenario, []), "failure"
+        if not recordings:
+            recordings, fits = self._library.find(wanted)
         try:
-            if not takes:
-                log.warning("no_recording", extra={"stream": bool(asked.get("stream"))})
+            if not recordings:
+                log.warning("no_recording", extra={"stream": bool(wanted.get("stream"))})
                 await _send(request, 404, (), b"{}")
                 return
-            take = takes[min(attempt, len(takes) - 1)]
-            take = replace(take, headers=(*take.headers, (RECORDING_HEADER, fits)))
-            await SCRIPTED.get(scenario, _replay)(request, take, self._chunk_interval_s)
+            recording = recordings[min(attempt, len(recordings) - 1)]
+            recording = replace(recording, headers=(*recording.headers, (RECORDING_HEADER, fits)))
+            await SCRIPTED.get(scenario, _replay)(request, recording, self._chunk_interval_s)
         except StreamClosedError:
             pass  # the caller left, as callers may
 
@@ -186,43 +108,51 @@ async def _send(
         connection.finish()
 
 
-def _events(take: Exchange) -> list[bytes]:
-    return [event for event in _EVENT_END.split(take.body) if event]
+def _events(recording: Recording) -> list[bytes]:
+    return [event for event in _EVENT_END.split(recording.body) if event]
 
 
-async def _replay(request: HTTPServerRequest, take: Exchange, interval_s: float) -> None:
-    streamed = dict(take.headers).get("content-type", "").startswith("text/event-stream")
-    chunks = _events(take) if streamed else [take.body]
+async def _replay(request: HTTPServerRequest, recording: Recording, interval_s: float) -> None:
+    streamed = dict(recording.headers).get("content-type", "").startswith("text/event-stream")
+    chunks = _events(recording) if streamed else [recording.body]
     await _send(
-        request, take.status, take.headers, *chunks, interval_s=interval_s if streamed else 0
+        request,
+        recording.status,
+        recording.headers,
+        *chunks,
+        interval_s=interval_s if streamed else 0,
     )
 
 
-async def _slow(request: HTTPServerRequest, take: Exchange, interval_s: float) -> None:
+async def _slow(request: HTTPServerRequest, recording: Recording, interval_s: float) -> None:
     await asyncio.sleep(_SLOW_S)
-    await _replay(request, take, interval_s)
+    await _replay(request, recording, interval_s)
 
 
-async def _stalled(request: HTTPServerRequest, take: Exchange, interval_s: float) -> None:
+async def _stalled(request: HTTPServerRequest, recording: Recording, interval_s: float) -> None:
     """Begin well, then fall silent for ever. A buffered answer does not even begin."""
-    if len(_events(take)) > 1:
-        half = _events(take)[: max(2, len(_events(take)) // 2)]
-        await _send(request, 200, take.headers, *half, interval_s=interval_s, finish=False)
+    if len(_events(recording)) > 1:
+        half = _events(recording)[: max(2, len(_events(recording)) // 2)]
+        await _send(request, 200, recording.headers, *half, interval_s=interval_s, finish=False)
 
 
-async def _truncated(request: HTTPServerRequest, take: Exchange, interval_s: float) -> None:
+async def _truncated(request: HTTPServerRequest, recording: Recording, interval_s: float) -> None:
     """Half of the answer, with a clean end to the body."""
-    events = _events(take)
-    half = events[: len(events) // 2] if len(events) > 1 else [take.body[: len(take.body) // 2]]
-    await _send(request, 200, take.headers, *half, interval_s=interval_s)
+    events = _events(recording)
+    half = (
+        events[: len(events) // 2]
+        if len(events) > 1
+        else [recording.body[: len(recording.body) // 2]]
+    )
+    await _send(request, 200, recording.headers, *half, interval_s=interval_s)
 
 
-async def _disconnect(request: HTTPServerRequest, take: Exchange, interval_s: float) -> None:
+async def _disconnect(request: HTTPServerRequest, recording: Recording, interval_s: float) -> None:
     assert request.connection is not None
     request.connection.close()  # type: ignore[attr-defined]
 
 
-async def _garbage(request: HTTPServerRequest, take: Exchange, interval_s: float) -> None:
+async def _garbage(request: HTTPServerRequest, recording: Recording, interval_s: float) -> None:
     await _send(request, 200, (("content-type", "text/html"),), b"<html>It works!</html>")
 
 
