@@ -61,6 +61,61 @@ async def test_an_answer_in_one_piece(sluice, upstream, sdk):
     assert (record.charged_tokens, record.request_id) == (12, answer._request_id)
 
 
+async def test_an_earlier_answer_goes_back_as_the_sdk_dumps_it(sluice, upstream, sdk):
+    upstream.will(ok("Hi there"))
+    client = sdk(await sluice())
+    answer = (await client.chat.completions.create(**ASK)).choices[0].message
+    dumped = answer.model_dump()
+    assert [name for name, value in dumped.items() if value is None]
+
+    messages = [*HELLO, dumped, {"role": "user", "content": "And now?"}]
+    await client.chat.completions.create(model="gpt-4o-mini", messages=messages)
+
+    assert upstream.requests[1].json["messages"][1] == {"role": "assistant", "content": "Hi there"}
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        {"tool_calls": None},
+        {"name": None, "tool_call_id": None},
+        {"refusal": None, "audio": None, "function_call": None},
+        {"annotations": [], "tool_calls": []},
+    ],
+    ids=lambda empty: "-".join(empty),
+)
+async def test_what_is_empty_in_a_message_is_left_out(sluice, upstream, empty):
+    upstream.will(ok("Hi"))
+    message = {"role": "user", "content": "Hello"}
+    reply = await post(await sluice(), {"messages": [message | empty]})
+    assert reply.status == 200
+    assert upstream.requests[0].json["messages"] == [message]
+
+
+async def test_null_content_stays_beside_tool_calls(sluice, upstream):
+    upstream.will(ok("Hi"))
+    called = {"id": "a", "type": "function", "function": {"name": "mail", "arguments": "{}"}}
+    messages = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "a", "content": "sent"},
+    ]
+    reply = await post(await sluice(), {"messages": messages})
+    assert reply.status == 200
+    assert upstream.requests[0].json["messages"] == messages
+
+
+async def test_an_unknown_field_is_named_with_the_setting_that_allows_it(sluice, upstream):
+    server = await sluice()
+    reply = await post(server, {**ASK, "top_k": 5})
+    assert reply.status == 400
+    error = reply.json["error"]
+    assert error["param"] == "top_k"
+    assert '"top_k"' in error["message"]
+    assert "[openai] extra_fields" in error["message"]
+    assert "top_k" not in str(vars(await server.record()))
+
+
 async def test_a_stream(sluice, upstream, sdk):
     upstream.will(answer_stream("Hi", " there"))
     server = await sluice()

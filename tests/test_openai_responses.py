@@ -62,6 +62,20 @@ async def test_a_response_in_one_piece(sluice, upstream, sdk):
     assert (record.route, record.code, record.charged_tokens) == ("/v1/responses", "completed", 12)
 
 
+async def test_an_earlier_response_goes_back_as_the_sdk_dumps_it(sluice, upstream, sdk):
+    upstream.will(ok("Hi there"))
+    client = sdk(await sluice())
+    first = await client.responses.create(**ASK)
+    output = [item.model_dump() for item in first.output]
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "content": None}
+
+    question = {"role": "user", "content": "And now?"}
+    await client.responses.create(model="gpt-4o-mini", input=[thought, *output, question])
+
+    said = [message["content"] for message in upstream.requests[1].json["messages"]]
+    assert said == ["Hi there", "And now?"]
+
+
 async def test_the_events_of_a_stream(sluice, upstream, sdk):
     upstream.will(answer_stream("Hi", " there"))
     events = await events_of(sdk(await sluice()))

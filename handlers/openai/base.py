@@ -16,6 +16,8 @@ def read_fields(
 ) -> dict[str, Any]:
     """The body's fields that are not null, held against their schema.
 
+    Clients send the messages of earlier answers as they got them, with all that was empty in them.
+
     Args:
         extra: further fields, with any value.
 
@@ -23,9 +25,24 @@ def read_fields(
         CallError: `invalid_request`.
     """
     fields = {key: value for key, value in document.items() if value is not None}
+    for name in ("messages", "input"):
+        if isinstance(given := fields.get(name), list):
+            fields[name] = [_without_empty(item) for item in given]
     schema.check({key: value for key, value in fields.items() if key not in extra})
     call.stream = fields.pop("stream", False)
     return fields
+
+
+def _without_empty(item: Any) -> Any:
+    """A message or item without what is null or an empty list. Null content stays where a message
+    has nothing but tool calls."""
+    if not isinstance(item, dict):
+        return item
+    return {
+        key: value
+        for key, value in item.items()
+        if (value is not None and value != []) or (key == "content" and item.get("tool_calls"))
+    }
 
 
 def set_model(handler: CallHandler, call: Call, fields: dict[str, Any], *names: str) -> None:

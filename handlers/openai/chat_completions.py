@@ -19,7 +19,9 @@ from handlers.formats.chat_completion import ChatCompletion
 from handlers.openai.base import read_fields, set_messages, set_model
 from handlers.openai.errors import OPENAI_ERRORS
 
-_REQUEST: Final = Schema("openai.chat.request.json")
+_REQUEST: Final = Schema(
+    "openai.chat.request.json", "[openai] extra_fields lists further ones that are passed on"
+)
 
 
 class ChatCompletionsHandler(CallHandler):
