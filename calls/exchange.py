@@ -1,9 +1,9 @@
 """One call from its first header to its settlement, with no HTTP in it.
 
-    authenticate ► read ► admit ► redact ► weigh ► reserve ► ask ► relay ► settle
+    authenticate ► count ► read ► redact ► weigh ► reserve ► ask ► relay ► settle
 
     async with exchange.settling():                what it raises is the outcome
-        await exchange.authenticate(authorization)
+        await exchange.admit(authorization)
         …                                          the handler fills in the call, chooses a format
         await exchange.reply(format)               or exchange.stream(format)
 
@@ -66,13 +66,15 @@ class Exchange:
         self._detached = False
         services.admission.arrive(call)
 
-    async def authenticate(self, authorization: str | None) -> None:
-        """Find out who is calling.
+    async def admit(self, authorization: str | None) -> None:
+        """Find out who is calling, and count the request, whatever its body may hold.
 
         Raises:
-            CallError: `unauthenticated`.
+            CallError: `unauthenticated`, `rate_limited`, `overloaded`.
         """
-        self.call.caller = await self._services.gate.auth.authenticate(authorization)
+        gate = self._services.gate
+        self.call.caller = await gate.auth.authenticate(authorization)
+        await gate.limits.count(self.call)
 
     async def reply(self, form: ReplyFormat, repeatable: Repeatable | None = None) -> None:
         """Make the call, or repeat the reply to an earlier request with the same key.
@@ -150,7 +152,7 @@ class Exchange:
             if isinstance(claim, ReplyBuffer):
                 self._buffer = claim
                 return False
-            # Whoever reads along takes a request and a place as every call does.
+            # Whoever reads along takes a place as every call does.
             limits = self._services.gate.limits
             await run(call, limits.reserve(call, costs=False))
             try:

@@ -72,7 +72,7 @@ class CallHandler(BaseHandler):
         self._auto_finish = False
         async with exchange.settling():
             exchange.call.address = self.client_address()
-            await exchange.authenticate(self.single_header("Authorization"))
+            await exchange.admit(self.single_header("Authorization"))
             repeatable = self._repeatable()
             form = self.read_request(exchange.call)
             if exchange.call.stream:

@@ -86,15 +86,15 @@ class Books:
         self._tokens = tokens
         self._asked: set[str] = set()
         self.sent = 0
-        self.accepted = 0
         self.reserved = Counter[str]()
         self.released = Counter[str]()
         counters, limits = server.gate.limits._memory, server.gate.limits
-        reserve, take, correct = limits.reserve, counters.take, counters.correct
+        self.counted = 0
+        count, take, correct = limits.count, counters.take, counters.correct
 
-        async def counting_reserve(call: Any) -> None:
-            await reserve(call)
-            self.accepted += 1
+        async def counting_count(call: Any) -> None:
+            await count(call)
+            self.counted += 1
 
         async def counting_take(charges: Any, *args: Any) -> Any:
             taken = await take(charges, *args)
@@ -108,7 +108,7 @@ class Books:
                 self.released[charge.key] -= charge.amount
             correct(charges, *args)
 
-        limits.reserve = counting_reserve  # type: ignore[method-assign]
+        limits.count = counting_count  # type: ignore[method-assign]
         counters.take = counting_take  # type: ignore[method-assign]
         counters.correct = counting_correct  # type: ignore[method-assign]
 
@@ -346,7 +346,7 @@ def balance(books: Books, seen: Scrape) -> None:
 
     # Quotas: what was taken is what was accepted, and what was kept of it is what was charged.
     total = "total:{}:all"
-    assert books.reserved[total.format("requests_per_minute")] == books.accepted
+    assert books.reserved[total.format("requests_per_minute")] == books.counted
     tokens = total.format("tokens_per_day")
     charged = sum(record.charged_tokens for record in records)
     assert books.reserved[tokens] == charged + books.released[tokens]

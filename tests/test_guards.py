@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from conftest import HELLO, Sluice, StartSluice, assert_valid, chat, deadline
+from conftest import HELLO, JSON, Sluice, StartSluice, assert_valid, chat, deadline, encoded
 from redis_server import RedisServer
 from upstream import (
     DONE,
@@ -97,7 +97,7 @@ async def test_two_authorization_headers_are_refused(keyed, upstream: Upstream) 
 
 async def test_a_key_may_be_held_to_models_and_limits(keyed, upstream: Upstream) -> None:
     upstream.will(ok())
-    server, key = await keyed("models = gpt-4o\nrequests_per_minute = 1\n", chat_models="gpt-4o")
+    server, key = await keyed("models = gpt-4o\nrequests_per_minute = 2\n", chat_models="gpt-4o")
 
     assert (await server.chat(HELLO, bearer(key))).status == 200
     assert upstream.requests[0].json["model"] == "gpt-4o"
@@ -504,6 +504,20 @@ async def test_a_blocked_kind_is_refused_by_name(sluice: StartSluice, upstream: 
     reply.assert_error(422, "prompt_rejected")
     assert "card" in reply.json["error"]
     assert "4242" not in json.dumps(reply.json)
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize("body", [b"", b"{oops", b'{"messages":[{},{}]}', b'{"userMessage":5}'])
+async def test_an_invalid_request_counts(
+    sluice: StartSluice, upstream: Upstream, body: bytes
+) -> None:
+    server = await sluice(limit_ip_requests_per_minute=2)
+    invalid = encoded("POST", "/api/chat", (JSON,), body)
+    for _ in range(2):
+        reply = await (await server.send(invalid)).reply()
+        assert reply.status == 400
+    reply = await (await server.send(invalid)).reply()
+    reply.assert_error(429, "rate_limited")
     assert upstream.requests == []
 
 

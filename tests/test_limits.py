@@ -35,6 +35,7 @@ class Limited:
         self.made += 1
         call = Call(f"call-{self.made}", "/api/chat", 0.0, 1.0, caller=caller, model="m")
         call.address, call.prompt_tokens, call.max_tokens = address, tokens, max_tokens
+        await self.limits.count(call)
         await self.limits.reserve(call)
         return call
 
@@ -206,9 +207,9 @@ async def test_a_settlement_after_its_window_changes_nothing():
     await limited.refused(tokens=1)
 
 
-async def test_a_refusal_takes_nothing_anywhere():
+async def test_a_refusal_takes_nothing_but_the_request():
     limited = Limited(
-        caller=limit(requests_per_minute=100), ip=limit(tokens_per_minute=10, in_flight=2)
+        caller=limit(tokens_per_minute=109), ip=limit(tokens_per_minute=10, in_flight=2)
     )
     await limited.call(tokens=10)
     for _ in range(200):
@@ -273,7 +274,7 @@ async def test_counts_of_long_ago_do_not_stay_for_ever(monkeypatch, counted_in):
 async def test_two_processes_share_one_limit(counted_in):
     if counted_in == "memory":
         pytest.skip("memory is one process's")
-    one, other = (Limited(caller=limit(requests_per_minute=10, in_flight=7)) for _ in range(2))
+    one, other = (Limited(caller=limit(requests_per_minute=23, in_flight=7)) for _ in range(2))
     results = await asyncio.gather(
         *(each.call() for each in (one, other) * 10), return_exceptions=True
     )

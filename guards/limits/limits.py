@@ -1,6 +1,7 @@
 """Limits and quotas: reserve before the call, settle once after it.
 
-    reserve   one request, a place in flight, prompt tokens + longest answer, and their price
+    count     one request, before its body is read, so that an invalid one counts, too
+    reserve   a place in flight, prompt tokens + longest answer, and their price
     settle    gives back, or takes more, until what was charged is what was used
 
 Rules of this module:
@@ -19,7 +20,7 @@ Rules of this module:
 import itertools
 import math
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -102,6 +103,7 @@ class Limits:
         self._fail_open = store is None or store.fail_open
         self._process = uuid.uuid4().hex
         self._numbers = itertools.count()
+        self._counted: dict[Call, Standing] = {}
         self._reservations: dict[Call, Reservation] = {}
         self.configure(config)
 
@@ -113,11 +115,26 @@ class Limits:
         if self._shared:
             self._shared.lease_s = _lease_s(config)
 
+    async def count(self, call: Call) -> None:
+        """Count a request, or refuse it.
+
+        Raises:
+            CallError: `rate_limited` with the wait, `overloaded` where calls must not pass
+                uncounted.
+        """
+        if charges := self._charges(call, {"requests_per_minute": 1}):
+            standing, _ = await self._take(call, charges)
+            # As they stand from now on, for the headers of `reserve`.
+            self._counted[call] = [
+                (Charge(limit, key, 0), Count(count.current + amount, count.previous))
+                for (limit, key, amount), count in standing
+            ]
+
     async def reserve(self, call: Call, *, costs: bool = True) -> None:
         """Take the most that this call may use, as far as that is known, or refuse it.
 
         Args:
-            costs: whether a provider will be asked; without, it takes a request and a place.
+            costs: whether a provider will be asked; without, it takes a place alone.
 
         Raises:
             CallError: `rate_limited` or `quota_exceeded` with the wait, `prompt_too_long` where
@@ -127,11 +144,11 @@ class Limits:
         price = self._prices.of(call)
         usd = price.usd(call.prompt_tokens, longest) if price else 0.0
         amounts = _amounts(call.prompt_tokens + longest, usd, in_flight=1)
-        charges = [
-            Charge(limit, _key(limit, subject), amounts[limit.name])
-            for limits, subject in self._subjects(call)
-            for limit in limits
-        ]
+        charges = self._charges(call, amounts)
+        _, self._reservations[call] = await self._take(call, charges)
+
+    async def _take(self, call: Call, charges: list[Charge]) -> tuple[Standing, Reservation]:
+        """Take all of them or none; how each stood before."""
         # Not the request's id: a client may choose that, and choose the same twice.
         now, lease = self._clock(), f"{self._process}-{next(self._numbers)}"
         counters: Counters = self._shared or self._memory
@@ -143,13 +160,15 @@ class Limits:
             counters = self._memory
             taken = await counters.take(charges, now, lease)
         standing = list(zip(charges, taken.counts, strict=True))
-        call.reply_headers |= _headers(standing, now, taken.granted)
+        known = self._counted.get(call, []) + standing
+        call.reply_headers |= _headers(known, now, taken.granted)
         if not taken.granted:
             raise _refusal(standing, now)
-        self._reservations[call] = Reservation(charges, now, lease, counters)
+        return standing, Reservation(charges, now, lease, counters)
 
     def settle(self, call: Call) -> None:
         """Charge what was used instead of what was reserved. Only the first time counts."""
+        self._counted.pop(call, None)
         reservation = self._reservations.pop(call, None)
         if reservation is None:
             return
@@ -159,7 +178,6 @@ class Limits:
             [
                 Charge(limit, key, used[limit.name] - amount)
                 for limit, key, amount in reservation.charges
-                if limit.name != "requests_per_minute"
             ],
             reservation.at,
             reservation.lease,
@@ -181,6 +199,14 @@ class Limits:
         if self._shared:
             await self._shared.aclose()
 
+    def _charges(self, call: Call, amounts: Mapping[str, int]) -> list[Charge]:
+        return [
+            Charge(limit, _key(limit, subject), amounts[limit.name])
+            for limits, subject in self._subjects(call)
+            for limit in limits
+            if limit.name in amounts
+        ]
+
     def _subjects(self, call: Call) -> list[tuple[tuple[Limit, ...], str]]:
         subjects = [(self._ip, call.address), (self._total, "all")]
         if call.caller is not ANONYMOUS:
@@ -191,7 +217,6 @@ class Limits:
 
 def _amounts(tokens: int, usd: float, *, in_flight: int) -> dict[str, int]:
     return {
-        "requests_per_minute": 1,
         "tokens_per_minute": tokens,
         "tokens_per_day": tokens,
         "usd_per_day": math.ceil(usd * _MICRO_USD),
