@@ -1,6 +1,6 @@
 """A provider's client: one attempt, buffered or streamed.
 
-    Router ─► Retry.run ─► Provider: Circuit.attempt ─► one attempt ─► openai ─► transport
+    Router ─► Retry.run ─► Provider: Circuit.begin ─► one attempt ─► openai ─► transport
 
 Rules of this module:
 
@@ -126,7 +126,7 @@ class Provider:
         Raises:
             CallError: see `errors.OUTCOMES`.
         """
-        with self._circuit_of(call).attempt(), translated():
+        with await self._circuit_of(call).begin(), translated():
             async with timer("attempt_timeout", min(self.config.attempt_s, within_s)):
                 response = await self._post(call, model)
                 completion = _paid_for(call, response.content)
@@ -141,7 +141,7 @@ class Provider:
         # The attempt is over at the first content, so its own timer, which begins at the same
         # instant and is never shorter than this one, has nothing left to bound.
         circuit = self._circuit_of(call)
-        with circuit.attempt() as generation, translated():
+        with await circuit.begin() as generation, translated():
             async with timer("first_token_timeout", min(self.config.first_token_s, within_s)):
                 stream = ChatStream(
                     await self._post(call, model),

@@ -44,7 +44,7 @@ class Router:
         self._clock = clock
         self._notices = Notices(clock)
         self.providers: Mapping[str, Provider] = {
-            name: make(name, provider, Circuit(config.circuit, clock))
+            name: make(name, provider, Circuit(name, config.circuit, clock))
             for name, provider in config.used_providers.items()
         }
         self.retry = Retry(config.retry, self.circuits, clock=clock, sleep=sleep, random=random)
@@ -81,7 +81,7 @@ class Router:
         return provider if provider is not None and provider.config == config else None
 
     def _circuit(self, name: str, config: CircuitConfig) -> Circuit:
-        return self.retry.circuits.get(name) or Circuit(config, self._clock)
+        return self.retry.circuits.get(name) or Circuit(name, config, self._clock)
 
     @contextmanager
     def _noting(self, target: Target, provider: Provider) -> Iterator[None]:

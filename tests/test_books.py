@@ -9,6 +9,8 @@ import random
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from upstream import (
     usage_of,
 )
 
-from errors import OUTCOMES
+from errors import OUTCOMES, CallError
 from guards.auth import key_file
 
 CALLS = 2000
@@ -296,9 +298,13 @@ async def too_many(books: Books) -> None:
 
 async def circuit_open(books: Books) -> None:
     circuit = books.server.services.router.circuits["default"]
-    circuit.adopt(circuit.generation + 1, 1, 60.0)
+    usual, circuit.config = circuit.config, replace(circuit.config, min_calls=1, open_s=60)
+    circuit.reset()
+    with suppress(CallError), await circuit.begin():
+        raise CallError("provider_unavailable", unhealthy=True)
     await books.ask(books.prompt("counted"))
-    circuit.adopt(circuit.generation + 1, 0, 0.0)
+    circuit.config = usual
+    circuit.reset()
 
 
 async def crash(books: Books) -> None:

@@ -35,13 +35,23 @@ def down(retry_after_s=None):
     )
 
 
+def failed(circuit, times=50):
+    async def once():
+        with await circuit.begin():
+            raise down()
+
+    for _ in range(times):
+        with pytest.raises(CallError):
+            asyncio.run(once())
+
+
 class World:
     """A clock that sleeping moves, and a provider that answers from a list."""
 
     def __init__(self, rules=RULES, random=1.0, deadline=28.0):
         self.now = 0.0
         self.waits = []
-        self.circuit = Circuit(CIRCUIT, lambda: self.now)
+        self.circuit = Circuit("default", CIRCUIT, lambda: self.now)
         self.retry = Retry(
             rules,
             {"default": self.circuit},
@@ -59,7 +69,7 @@ class World:
         answers = iter(results)
 
         async def attempt(target, within_s):
-            with self.circuit.attempt():
+            with await self.circuit.begin():
                 result = next(answers)
                 if isinstance(result, BaseException):
                     raise result
@@ -142,18 +152,14 @@ def test_no_wait_ever_passes_the_deadline(wishes, random, deadline):
 
 def test_a_circuit_that_is_open_ends_the_call_before_it_is_sent():
     world = World()
-    for _ in range(50):
-        with pytest.raises(CallError), world.circuit.attempt():
-            raise down()
+    failed(world.circuit)
     assert refused(world, "unasked").code == "circuit_open"
     assert world.call.attempts == 0
 
 
 def test_a_circuit_that_opens_meanwhile_leaves_the_failure_that_was_seen():
     world, seen = World(), down()
-    for _ in range(49):
-        with pytest.raises(CallError), world.circuit.attempt():
-            raise down()
+    failed(world.circuit, 49)
     assert refused(world, seen) is seen
     assert world.waits == []
 
@@ -233,7 +239,7 @@ class Several:
         self.now = 0.0
         self.asked = []
         self.waits = []
-        self.circuits = {name: Circuit(CIRCUIT, lambda: self.now) for name in "abc"}
+        self.circuits = {name: Circuit(name, CIRCUIT, lambda: self.now) for name in "abc"}
         self.results = {name: iter(answers) for name, answers in results.items()}
         self.call = Call("id", "/api/chat", 0.0, deadline)
         self.retry = Retry(
@@ -245,7 +251,7 @@ class Several:
         self.now += seconds
 
     async def attempt(self, target, within_s):
-        with self.circuits[target.provider].attempt():
+        with await self.circuits[target.provider].begin():
             self.asked.append((target.provider, within_s))
             result = next(self.results[target.provider])
             if isinstance(result, BaseException):
@@ -277,20 +283,19 @@ def test_one_that_fails_is_passed_over_at_once(failure):
 
 def test_an_open_circuit_is_passed_over_and_is_no_attempt():
     world = Several(b=["answer"])
-    for _ in range(50):
-        with pytest.raises(CallError), world.circuits["a"].attempt():
-            raise down()
+    failed(world.circuits["a"])
     assert world.run(A, B) == "answer"
     assert (world.order, world.call.attempts, world.call.target) == ("b", 1, B)
 
 
 def test_where_all_circuits_are_open_the_sooner_is_told():
     world = Several()
-    for name in "ab":
-        world.circuits[name].adopt(1, 1, {"a": 30, "b": 20}[name])
+    failed(world.circuits["b"])
+    world.now = 4.0
+    failed(world.circuits["a"])
     with pytest.raises(CallError) as caught:
         world.run(A, B)
-    assert (caught.value.code, caught.value.retry_after_s) == ("circuit_open", 20)
+    assert (caught.value.code, caught.value.retry_after_s) == ("circuit_open", 6)
     assert (world.call.attempts, world.call.target) == (0, None)
 
 
