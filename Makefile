@@ -1,32 +1,52 @@
-# make run    set up, then serve on http://127.0.0.1:8000
-# make test   set up, then lint, type check and test
-# make bench  set up, then measure against Express (needs node and npm for that row)
-# make config write config.ini and config/sections.py anew from schemas/config.schema.json
-# make docs   write the tables of the documentation anew
+# make run      set up, then serve on http://127.0.0.1:8000
+# make test     set up, then check and run all tests; ARGS="tests/test_retry.py -k jitter" for some
+# make check    lint, types, import layers
+# make unit     the tests that need no server
+# make fmt      format and sort imports
+# make config   write config.ini and config/sections.py anew from schemas/config.schema.json
+# make docs     write the tables of the documentation anew
+# make bench    set up, then measure against Express (needs node and npm for that row)
 # make pii      print precision and recall of redaction
-# make lock   write requirements*.txt anew from pyproject.toml
-# make cassettes  record the failure cassettes anew
+# make lock     write requirements*.txt anew from pyproject.toml
+# make cassettes    record the failure cassettes anew
 # make screenshots  take the pictures in docs/ anew (needs Chromium)
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test bench config docs pii lock cassettes screenshots clean
+.PHONY: run test check unit fmt bench config docs pii lock cassettes screenshots clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/runtime.stamp
 	@echo "==> serving (Ctrl-C stops)"
 	@exec $(BIN)/python server.py
 
+# With ARGS the tests that they name run in one process, and nothing else.
+ifdef ARGS
 test: $(VENV)/dev.stamp $(VENV)/tools.stamp
+	@$(BIN)/pytest -rs $(ARGS)
+else
+test: check $(VENV)/tools.stamp
+	@echo "==> pytest"
+	@$(BIN)/pytest -rs -n auto
+endif
+
+check: $(VENV)/dev.stamp
 	@echo "==> ruff"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@echo "==> mypy"
 	@$(BIN)/mypy
-	@echo "==> pytest"
-	@$(BIN)/pytest -rs
+	@echo "==> layers"
+	@$(BIN)/python tests/layering.py
+
+unit: $(VENV)/dev.stamp
+	@$(BIN)/pytest -m "not server" $(ARGS)
+
+fmt: $(VENV)/dev.stamp
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format .
 
 bench: $(VENV)/runtime.stamp
 	@$(BIN)/python bench/run.py

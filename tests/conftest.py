@@ -56,6 +56,17 @@ HELLO = {"userMessage": "Hello"}
 JSON = ("Content-Type", "application/json")
 
 
+# Whoever uses one of these talks to a server: our own, a scripted one, or a real Redis.
+_SERVERS: Final = frozenset(("sluice", "upstream", "house", "start", "redis", "http_server_client"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that `make unit` leaves out."""
+    for item in items:
+        if not _SERVERS.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("server")
+
+
 @pytest.fixture
 def io_loop() -> Iterator[IOLoop]:
     """Instead of the plugin's own fixture, which is not for uvloop and warns."""

@@ -1,6 +1,7 @@
 """What may import what: the rooms of docs/design.md as one table, and a reader of imports.
 
-    faults(root)    every import that the table does not allow, in words
+    faults(root)                every import that the table does not allow, in words
+    python tests/layering.py    prints them; exit status 1 if there are any
 
 An import is allowed from a layer to a lower one, and inside a room. Rooms that share a layer do
 not import one another, except the base modules at the bottom. A file that belongs to no layer is
@@ -8,6 +9,7 @@ a fault itself, so a new room or root module has to be put here first.
 """
 
 import ast
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -108,3 +110,7 @@ def _room(module: str) -> str:
 
 def _is_in(name: str, room: str) -> bool:
     return name == room or name.startswith(room + ".")
+
+
+if __name__ == "__main__":
+    sys.exit("\n".join(faults(Path(__file__).parent.parent)) or None)
