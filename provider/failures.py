@@ -6,11 +6,13 @@ Rules of this module:
   whole tree); everything else is a bug of ours and passes untouched.
 - No foreign text crosses: only the type, the status, and what provider/refusal.py makes of an
   error's body.
+- Out of descriptors or of memory for a socket is this machine's fault, never the provider's.
 - `transient` follows the calling rules: connection errors, timeouts, `TRANSIENT_4XX` and every
   5xx may be tried again. A provider's `x-should-retry` header overrules the list.
 """
 
 import email.utils
+import errno
 import json
 import math
 import time
@@ -41,6 +43,9 @@ _CONNECTION: Final[tuple[tuple[type[Exception], str, str], ...]] = (
     (openai.APIConnectionError, "provider_unavailable", "connection"),
     (httpx2.TransportError, "provider_unavailable", "connection"),
 )
+
+# What connect, or the lookup of the name, fails by where this machine has run out of something.
+_EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 OWN_FIELDS: Final = frozenset(("max_tokens", "max_completion_tokens", "stream", "stream_options"))
 """What a request has by our settings, so that its caller is not to blame if it is refused."""
@@ -76,6 +81,9 @@ def translate(error: Exception, now: Callable[[], float] = time.time) -> CallErr
     if isinstance(error, openai.APIStatusError):
         body = from_body(error.response.content)
         return status_error(error.status_code, error.response.headers, body, now)
+    if isinstance(error, aiohttp.ClientOSError) and error.errno in _EXHAUSTED:
+        reason = errno.errorcode[error.errno].lower()
+        return CallError("overloaded", reason, retry_after_s=1)
     for kind, code, reason in _CONNECTION:
         if isinstance(error, kind):
             return CallError(code, reason, transient=True, unhealthy=True)

@@ -2,8 +2,11 @@
 
 import asyncio
 import gc
+import os
+import resource
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -503,13 +506,14 @@ async def test_retries_at_the_same_time_stay_within_the_budget(
     await server.at_rest()
 
 
+async def answer_and_leave(exchange: Exchange) -> None:
+    await scripted.ok()(exchange)
+    exchange.hang_up = True
+
+
 async def test_a_kept_connection_that_was_closed_meanwhile_costs_a_retry_at_most(
     sluice: StartSluice, upstream: Upstream
 ) -> None:
-    async def answer_and_leave(exchange: Exchange) -> None:
-        await scripted.ok()(exchange)
-        exchange.hang_up = True
-
     upstream.will(answer_and_leave)
     server = await sluice()
 
@@ -626,6 +630,39 @@ async def test_refusals_do_not_open_the_circuit(sluice: StartSluice, upstream: U
         (await ask(server, False)).assert_error(500, "provider_misconfigured")
 
     assert server.services.router.circuits["default"].state == "closed"
+
+
+@contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    """Whoever opens a file or a socket fails; what is open stays so."""
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"], ids=["connect", "lookup"])
+async def test_running_out_of_descriptors_is_not_the_providers_fault(
+    sluice: StartSluice, upstream: Upstream, host: str
+) -> None:
+    upstream.will(answer_and_leave)
+    server = await sluice(circuit_min_calls=1, base_url=f"http://{host}:{upstream.port}/v1")
+    client = await server.send(chat())
+    assert (await client.reply()).status == 200
+
+    with no_descriptors_left():
+        await client.send(chat())
+        (await client.reply()).assert_error(503, "overloaded")
+
+    await server.calls.wait(2)
+    record = server.calls.records[-1]
+    assert (record.reason, record.attempts, record.charged_tokens) == ("emfile", 1, 0)
+    assert server.services.router.circuits["default"].state == "closed"
+    assert (await ask(server, False)).status == 200
 
 
 # Streams that break after their first content

@@ -1,6 +1,7 @@
 """Every foreign exception has one meaning, and none of its words."""
 
 import asyncio
+import errno
 import json
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -93,6 +94,14 @@ def test_what_broke_is_named(error, code, reason):
     assert (meaning.code, meaning.reason) == (code, reason)
     assert meaning.transient
     assert meaning.unhealthy
+
+
+@pytest.mark.parametrize("kind", [aiohttp.ClientConnectorError, aiohttp.ClientConnectorDNSError])
+@pytest.mark.parametrize("name", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"])
+def test_what_this_machine_has_run_out_of_is_not_the_providers_fault(kind, name):
+    meaning = translate(kind(KEY, OSError(getattr(errno, name), CANARY)))
+    assert (meaning.code, meaning.reason) == ("overloaded", name.lower())
+    assert (meaning.transient, meaning.unhealthy, meaning.retry_after_s) == (False, False, 1)
 
 
 def test_garbage_is_not_paid_for_twice():
