@@ -1,6 +1,6 @@
 """One call from its first header to its settlement, with no HTTP in it.
 
-    authenticate ► count ► read ► redact ► weigh ► reserve ► ask ► relay ► settle
+    authenticate ► admit ► read ► redact ► weigh ► reserve ► ask ► relay ► settle
 
     async with exchange.settling():                what it raises is the outcome
         await exchange.admit(authorization)
@@ -67,13 +67,14 @@ class Exchange:
         services.admission.arrive(call)
 
     async def admit(self, authorization: str | None) -> None:
-        """Find out who is calling, and count the request, whatever its body may hold.
+        """Find out who is calling, take a place, and count the request, whatever its body may hold.
 
         Raises:
-            CallError: `unauthenticated`, `rate_limited`, `overloaded`.
+            CallError: `unauthenticated`, `rate_limited`, `draining`, `overloaded`.
         """
         gate = self._services.gate
         self.call.caller = await gate.auth.authenticate(authorization)
+        self._services.admission.enter(self.call)
         await gate.limits.count(self.call)
 
     async def reply(self, form: ReplyFormat, repeatable: Repeatable | None = None) -> None:
@@ -128,7 +129,6 @@ class Exchange:
         repeatable: Repeatable | None,
         relay: Callable[[AnswerRestorer | None], Coroutine[None, None, None]],
     ) -> None:
-        self._services.admission.enter(self.call)
         if repeatable is None or not await self._replay_if_known(form, repeatable):
             restorer = await self._services.gate.admit(self.call)
             await run(self.call, relay(restorer))

@@ -109,11 +109,11 @@ async def test_what_was_refused_is_counted_and_not_timed(
     sluice: StartSluice, upstream: Upstream
 ) -> None:
     upstream.will(ok())
-    server = await sluice(limit_ip_requests_per_minute=1)
-    await server.chat()
+    server = await sluice(limit_ip_requests_per_minute=3)
     await server.chat()
     await server.chat({})
     await server.chat({**HELLO, "model": "no-such-model"})
+    await server.chat()
     server.services.admission.draining = True
     await server.chat()
     server.services.admission.draining = False
@@ -122,8 +122,8 @@ async def test_what_was_refused_is_counted_and_not_timed(
     seen = await scrape(server)
     assert seen.of("sluice_limit_refusals_total", rule="ip-requests-per-minute") == 1
     for code, model in (
-        ("rate_limited", "gpt-4o-mini"),
-        ("draining", "gpt-4o-mini"),
+        ("rate_limited", ""),
+        ("draining", ""),
         ("invalid_request", ""),
         ("model_not_found", ""),
     ):
