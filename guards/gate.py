@@ -8,7 +8,6 @@ What costs least stands first, and what a refusal has to give back stands last.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Final
 
 from call import Call, Caller
 from config import Config
@@ -16,14 +15,12 @@ from guards.auth.base import Authenticator
 from guards.auth.factory import make_authenticator
 from guards.auth.single_use import SingleUse
 from guards.limits.limits import Limits
-from guards.redaction.fields import places
+from guards.redaction.fields import THREAD_FROM_WORK, places, work
 from guards.redaction.redactor import Redactor
 from guards.redaction.restorer import AnswerRestorer
 from guards.tokens import load_tables, weigh
 from prices import Prices
 from store.redis import Store
-
-_THREAD_FROM_CHARACTERS: Final = 32_768
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +124,7 @@ class Gate:
         """
         said = call.messages[call.own_messages :]
         values = [*said, call.options] if call.options else said
-        if sum(len(holder[key]) for holder, key in places(values)) < _THREAD_FROM_CHARACTERS:
+        if work(places(values)) < THREAD_FROM_WORK:
             redacted = self.redactor.redact(values)
         else:
             redacted = await asyncio.to_thread(self.redactor.redact, values)

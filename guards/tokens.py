@@ -8,7 +8,8 @@ Rules of this module:
 
 - The tables are in tokens/; for a model that tiktoken does not know, o200k_base is an estimate.
 - No token is longer than 128 bytes, so a prompt far beyond its budget is refused by its length
-  alone; a long one within it is counted in a thread, where tiktoken holds no lock.
+  alone; a long one within it, or one of many texts, is counted in a thread, where tiktoken holds
+  no lock.
 - An answer is counted on its way only when it could have passed its limit, for no token is
   shorter than a byte, and every few kilobytes.
 """
@@ -24,7 +25,7 @@ import tiktoken
 from call import Call
 from config import Config
 from errors import CallError
-from guards.redaction.fields import packed, places
+from guards.redaction.fields import THREAD_FROM_WORK, WORK_PER_TEXT, packed, places
 from json_tree import leaves
 
 _PER_MESSAGE: Final = 3
@@ -35,7 +36,6 @@ _PER_IMAGE: Final = 1445
 # Base64 of a scanned page or of speech: rather too few.
 _DATA_PER_TOKEN: Final = 100
 _LONGEST_TOKEN_BYTES: Final = 128
-_THREAD_FROM_CHARACTERS: Final = 32_768
 # No more of an answer than this is kept to be counted.
 _PIECE_BYTES: Final = 4096
 # Counted piece by piece, an answer weighs a little more than in one piece.
@@ -75,7 +75,7 @@ async def weigh(call: Call, model: str, max_prompt_tokens: int) -> None:
     at_least = characters // _LONGEST_TOKEN_BYTES
     if at_least > max_prompt_tokens:
         raise _too_long(max_prompt_tokens, f"at least {at_least}")
-    if characters < _THREAD_FROM_CHARACTERS:
+    if characters + WORK_PER_TEXT * len(texts) < THREAD_FROM_WORK:
         tokens = _weight(model, texts)
     else:
         tokens = await asyncio.to_thread(_weight, model, texts)
@@ -112,7 +112,7 @@ async def weigh_answer(model: str, text: str) -> int:
         model: as its provider calls it.
     """
     count = counter(model)
-    if len(text) < _THREAD_FROM_CHARACTERS:
+    if len(text) < THREAD_FROM_WORK:
         return count(text)
     return await asyncio.to_thread(count, text)
 

@@ -521,6 +521,49 @@ async def test_an_invalid_request_counts(
     assert upstream.requests == []
 
 
+def of_tools(*items: str) -> dict[str, object]:
+    """A message whose tool call has these items in its arguments."""
+    function = {"name": "f", "arguments": json.dumps(items)}
+    call = {"id": "c", "type": "function", "function": function}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+@pytest.mark.parametrize(
+    ("messages", "threads"),
+    [
+        ([{"role": "user", "content": "Hi"}] * 20, []),
+        ([{"role": "user", "content": "a" * 32_000}], []),
+        ([{"role": "user", "content": "a" * 33_000}], ["redact", "_weight"]),
+        ([{"role": "user", "content": ""}] * 200, ["redact", "_weight"]),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "Hi"}] * 200}],
+            ["redact", "_weight"],
+        ),
+        ([of_tools("a", "b")], []),
+        ([of_tools(*"a" * 200)], ["redact"]),  # one text to count, two hundred to look through
+    ],
+    ids=["usual", "longish", "long", "messages", "parts", "a tool", "arguments"],
+)
+async def test_work_that_takes_long_is_done_in_a_thread(
+    sluice: StartSluice, upstream: Upstream, monkeypatch, messages, threads: list[str]
+) -> None:
+    upstream.will(ok())
+    server = await sluice(chat_max_prompt_tokens=100_000)
+    to_thread, used = asyncio.to_thread, []
+
+    async def counting(work, *args):
+        used.append(work.__name__)
+        return await to_thread(work, *args)
+
+    monkeypatch.setattr(asyncio, "to_thread", counting)
+    data = json.dumps({"messages": messages}).encode()
+    reply = await (
+        await server.send(encoded("POST", "/v1/chat/completions", (JSON,), data))
+    ).reply()
+    assert reply.status == 200
+    assert [name for name in used if name in ("redact", "_weight")] == threads
+
+
 # Idempotency
 
 KEY = ("Idempotency-Key", '"8e03978e-40d5-43dd-bc93-6894a57f9324"')
