@@ -42,6 +42,8 @@ HERE: Final = Path(__file__).parent
 # tiktoken looks here before it would ask the network.
 os.environ["TIKTOKEN_CACHE_DIR"] = str(HERE / "tokens")
 
+_SWITCH_S: Final = 0.0005
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the process's exit code."""
@@ -66,6 +68,9 @@ def main(argv: list[str] | None = None) -> int:
         logs.configure(config.log.level, config.log.format, colour=not os.environ.get("NO_COLOR"))
         from app.serving import serve
 
+        # A thread that redacts a long prompt holds Python's lock for so long at a time, and a call
+        # waits for it at every read: by default 5 ms each.
+        sys.setswitchinterval(_SWITCH_S)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(
                 serve(config, _host(), load=load, cassette=options.cassette, make_traces=traced)
