@@ -73,7 +73,11 @@ class Exchange:
             CallError: `unauthenticated`, `rate_limited`, `draining`, `overloaded`.
         """
         gate = self._services.gate
-        self.call.caller = await gate.auth.authenticate(authorization)
+        try:
+            self.call.caller = await gate.auth.authenticate(authorization)
+        except CallError:
+            await gate.limits.count(self.call, known=False)
+            raise
         self._services.admission.enter(self.call)
         await gate.limits.count(self.call)
 

@@ -507,18 +507,59 @@ async def test_a_blocked_kind_is_refused_by_name(sluice: StartSluice, upstream: 
     assert upstream.requests == []
 
 
-@pytest.mark.parametrize("body", [b"", b"{oops", b'{"messages":[{},{}]}', b'{"userMessage":5}'])
-async def test_an_invalid_request_counts(
-    sluice: StartSluice, upstream: Upstream, body: bytes
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b"{", (), 400),
+        (b"", (), 400),
+        (b'{"userMessage": "a", "zz": 1}', (), 400),
+        (b'{"userMessage": "a", "model": "zz"}', (), 404),
+        (b"{}", (("Content-Encoding", "gzip"),), 415),
+        (b"x" * 300_000, (), 413),
+        (b"{}", (("Idempotency-Key", "a"), ("Idempotency-Key", "b")), 400),
+    ],
+    ids=["not JSON", "empty", "unknown field", "model", "gzip", "too large", "two keys"],
+)
+async def test_a_request_is_counted_whatever_its_body_is(
+    sluice: StartSluice, upstream: Upstream, body: bytes, headers, status: int
 ) -> None:
-    server = await sluice(limit_ip_requests_per_minute=2)
-    invalid = encoded("POST", "/api/chat", (JSON,), body)
-    for _ in range(2):
-        reply = await (await server.send(invalid)).reply()
-        assert reply.status == 400
-    reply = await (await server.send(invalid)).reply()
-    reply.assert_error(429, "rate_limited")
-    assert upstream.requests == []
+    server = await sluice(limit_ip_requests_per_minute=1)
+    data = encoded("POST", "/api/chat", (JSON, *headers), body)
+
+    first = await (await server.send(data)).reply()
+    assert (first.status, first.headers["ratelimit"]) == (
+        status,
+        '"ip-requests-per-minute";r=0;t=60',
+    )
+    second = await (await server.send(data)).reply()
+    second.assert_error(429, "rate_limited")
+
+
+async def test_a_wrong_key_is_counted_against_the_address_alone(keyed, upstream: Upstream) -> None:
+    upstream.will(ok())
+    server, key = await keyed(
+        limit_ip_requests_per_minute=2, limit_total_requests_per_minute=1, server_trusted_hops=1
+    )
+    wrong, right = (("Authorization", f"Bearer {each}") for each in (key + "x", key))
+    here, there = (("X-Forwarded-For", f"203.0.113.{n}") for n in (1, 2))
+
+    statuses = [(await server.chat(HELLO, wrong, here)).status for _ in range(3)]
+    assert statuses == [401, 401, 429]
+    assert (await server.chat(HELLO, right, here)).status == 429
+    assert (await server.chat(HELLO, right, there)).status == 200
+
+
+async def test_both_steps_stand_in_the_headers(sluice: StartSluice, upstream: Upstream) -> None:
+    upstream.will(ok())
+    server = await sluice(limit_ip_requests_per_minute=10, limit_ip_tokens_per_day=100)
+    reply = await server.chat({**HELLO, "maxTokens": 10})
+    assert reply.headers["ratelimit-policy"] == (
+        '"ip-requests-per-minute";q=10;w=60, "ip-tokens-per-day";q=100;w=86400'
+    )
+    assert reply.headers["ratelimit"].startswith('"ip-tokens-per-day";r=')
+    refused = await server.chat({**HELLO, "maxTokens": 99})
+    refused.assert_error(413, "prompt_too_long")
+    assert '"ip-requests-per-minute";q=10' in refused.headers["ratelimit-policy"]
 
 
 def of_tools(*items: str) -> dict[str, object]:

@@ -35,8 +35,12 @@ class Limited:
         self.made += 1
         call = Call(f"call-{self.made}", "/api/chat", 0.0, 1.0, caller=caller, model="m")
         call.address, call.prompt_tokens, call.max_tokens = address, tokens, max_tokens
-        await self.limits.count(call)
-        await self.limits.reserve(call)
+        try:
+            await self.limits.count(call)
+            await self.limits.reserve(call)
+        except CallError:
+            self.limits.settle(call)
+            raise
         return call
 
     async def refused(self, **kwargs):
@@ -207,16 +211,42 @@ async def test_a_settlement_after_its_window_changes_nothing():
     await limited.refused(tokens=1)
 
 
-async def test_a_refusal_takes_nothing_but_the_request():
+async def test_a_refused_reservation_takes_nothing_but_the_request():
     limited = Limited(
-        caller=limit(tokens_per_minute=109), ip=limit(tokens_per_minute=10, in_flight=2)
+        caller=limit(requests_per_minute=100), ip=limit(tokens_per_minute=10, in_flight=2)
     )
     await limited.call(tokens=10)
-    for _ in range(200):
-        await limited.refused(tokens=1)
-    for n in range(99):
+    for _ in range(50):
+        assert "one address" in (await limited.refused(tokens=1)).text
+    for n in range(49):
         await limited.call(tokens=1, address=f"198.51.100.{n}")
     assert (await limited.refused(address="198.51.100.200")).text.endswith("of one caller")
+
+
+async def test_a_refused_request_takes_nothing_anywhere():
+    limited = Limited(caller=limit(requests_per_minute=2), ip=limit(requests_per_minute=1))
+    await limited.call()
+    for _ in range(10):
+        assert "one address" in (await limited.refused()).text
+    await limited.call(address="198.51.100.1")
+    assert "one caller" in (await limited.refused(address="198.51.100.2")).text
+
+
+async def test_a_stranger_is_held_against_its_address_alone():
+    limited = Limited(ip=limit(requests_per_minute=2), total=limit(requests_per_minute=1))
+    stranger = Call("call-1", "/api/chat", 0.0, 1.0, address="203.0.113.7")
+    for _ in range(2):
+        await limited.limits.count(stranger, known=False)
+    with pytest.raises(CallError):
+        await limited.limits.count(stranger, known=False)
+    await limited.call(address="198.51.100.1")
+
+
+async def test_nothing_is_kept_of_a_call_that_is_over():
+    limited = Limited(caller=limit(requests_per_minute=1, in_flight=1))
+    await limited.settle(await limited.call())
+    await limited.refused()
+    assert (limited.limits._rooms, limited.limits._reservations) == ({}, {})
 
 
 async def test_callers_and_addresses_do_not_pay_for_each_other():

@@ -20,7 +20,7 @@ Rules of this module:
 import itertools
 import math
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -68,6 +68,8 @@ class LimitUse(NamedTuple):
 
 
 Standing = list[tuple[Charge, Count]]
+Room = list[tuple[Limit, float]]
+"""What is left of each limit."""
 
 
 @dataclass(slots=True)
@@ -103,7 +105,7 @@ class Limits:
         self._fail_open = store is None or store.fail_open
         self._process = uuid.uuid4().hex
         self._numbers = itertools.count()
-        self._counted: dict[Call, Standing] = {}
+        self._rooms: dict[Call, Room] = {}
         self._reservations: dict[Call, Reservation] = {}
         self.configure(config)
 
@@ -115,20 +117,19 @@ class Limits:
         if self._shared:
             self._shared.lease_s = _lease_s(config)
 
-    async def count(self, call: Call) -> None:
-        """Count a request, or refuse it.
+    async def count(self, call: Call, *, known: bool = True) -> None:
+        """Count the request of this call, or refuse it.
+
+        Args:
+            known: whether its sender was let in. Who was not is held against its address alone:
+                strangers must not use up what the server has for everybody.
 
         Raises:
-            CallError: `rate_limited` with the wait, `overloaded` where calls must not pass
-                uncounted.
+            CallError: `rate_limited` with the wait, `overloaded` as for `reserve`.
         """
-        if charges := self._charges(call, {"requests_per_minute": 1}):
-            standing, _ = await self._take(call, charges)
-            # As they stand from now on, for the headers of `reserve`.
-            self._counted[call] = [
-                (Charge(limit, key, 0), Count(count.current + amount, count.previous))
-                for (limit, key, amount), count in standing
-            ]
+        subjects = self._subjects(call) if known else [(self._ip, call.address)]
+        if charges := _charges(subjects, {"requests_per_minute": 1}):
+            await self._take(call, charges)
 
     async def reserve(self, call: Call, *, costs: bool = True) -> None:
         """Take the most that this call may use, as far as that is known, or refuse it.
@@ -144,11 +145,11 @@ class Limits:
         price = self._prices.of(call)
         usd = price.usd(call.prompt_tokens, longest) if price else 0.0
         amounts = _amounts(call.prompt_tokens + longest, usd, in_flight=1)
-        charges = self._charges(call, amounts)
-        _, self._reservations[call] = await self._take(call, charges)
+        charges = _charges(self._subjects(call), amounts)
+        self._reservations[call] = await self._take(call, charges)
 
-    async def _take(self, call: Call, charges: list[Charge]) -> tuple[Standing, Reservation]:
-        """Take all of them or none; how each stood before."""
+    async def _take(self, call: Call, charges: list[Charge]) -> Reservation:
+        """Make these charges, and set the headers that say how the caller stands then."""
         # Not the request's id: a client may choose that, and choose the same twice.
         now, lease = self._clock(), f"{self._process}-{next(self._numbers)}"
         counters: Counters = self._shared or self._memory
@@ -160,15 +161,16 @@ class Limits:
             counters = self._memory
             taken = await counters.take(charges, now, lease)
         standing = list(zip(charges, taken.counts, strict=True))
-        known = self._counted.get(call, []) + standing
-        call.reply_headers |= _headers(known, now, taken.granted)
+        room = self._rooms.setdefault(call, [])
+        room += _room(standing, now, taken.granted)
+        call.reply_headers |= _headers(room, now)
         if not taken.granted:
             raise _refusal(standing, now)
-        return standing, Reservation(charges, now, lease, counters)
+        return Reservation(charges, now, lease, counters)
 
     def settle(self, call: Call) -> None:
         """Charge what was used instead of what was reserved. Only the first time counts."""
-        self._counted.pop(call, None)
+        self._rooms.pop(call, None)
         reservation = self._reservations.pop(call, None)
         if reservation is None:
             return
@@ -199,20 +201,23 @@ class Limits:
         if self._shared:
             await self._shared.aclose()
 
-    def _charges(self, call: Call, amounts: Mapping[str, int]) -> list[Charge]:
-        return [
-            Charge(limit, _key(limit, subject), amounts[limit.name])
-            for limits, subject in self._subjects(call)
-            for limit in limits
-            if limit.name in amounts
-        ]
-
     def _subjects(self, call: Call) -> list[tuple[tuple[Limit, ...], str]]:
         subjects = [(self._ip, call.address), (self._total, "all")]
         if call.caller is not ANONYMOUS:
             own = limits_of("caller", call.caller.limits or self._caller_limits)
             subjects.append((own, call.caller.name))
         return subjects
+
+
+def _charges(
+    subjects: Iterable[tuple[tuple[Limit, ...], str]], amounts: Mapping[str, int]
+) -> list[Charge]:
+    return [
+        Charge(limit, _key(limit, subject), amounts[limit.name])
+        for limits, subject in subjects
+        for limit in limits
+        if limit.name in amounts
+    ]
 
 
 def _amounts(tokens: int, usd: float, *, in_flight: int) -> dict[str, int]:
@@ -240,22 +245,24 @@ def limits_of(scope: str, config: LimitConfig) -> tuple[Limit, ...]:
     return tuple(limits)
 
 
-def _headers(standing: Standing, now: float, granted: bool) -> dict[str, str]:
+def _room(standing: Standing, now: float, granted: bool) -> Room:
+    """What is left of the limits that the caller may know."""
+    return [
+        (limit, limit.maximum - limit.used(count, now) - amount * granted)
+        for (limit, _, amount), count in standing
+        if limit.scope != "total" and limit.name.startswith(("requests", "tokens"))
+    ]
+
+
+def _headers(room: Room, now: float) -> dict[str, str]:
     """The policies of caller and address, and how the one stands that is nearest to its end."""
-    told: list[Limit] = []
-    scarcest, least_left, least_share = None, 0.0, 2.0
-    for (limit, _, amount), count in standing:
-        if limit.scope != "total" and limit.name.startswith(("requests", "tokens")):
-            told.append(limit)
-            left = limit.maximum - limit.used(count, now) - amount * granted
-            if left / limit.maximum < least_share:
-                scarcest, least_left, least_share = limit, left, left / limit.maximum
-    if scarcest is None:
+    if not room:
         return {}
+    scarcest, left = min(room, key=lambda each: each[1] / each[0].maximum)
     reset_s = math.ceil(scarcest.window_s - now % scarcest.window_s)
     return {
-        "RateLimit-Policy": _policy(tuple(told)),
-        "RateLimit": f'"{_title(scarcest)}";r={max(0, int(least_left))};t={reset_s}',
+        "RateLimit-Policy": _policy(tuple(limit for limit, _ in room)),
+        "RateLimit": f'"{_title(scarcest)}";r={max(0, int(left))};t={reset_s}',
     }
 
 
