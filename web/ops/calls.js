@@ -202,7 +202,7 @@ function unasked(call) {
 }
 
 function facts(call) {
-  const counted = { provider: "by the provider", estimated: "by us", partial: "by us, as far as it came" };
+  const counted = { provider: "by the provider", estimated: "by us", partial: "by us, at most" };
   const rows = [
     ["request id", make("code", {}, call.requestId), copier(call.requestId)],
     ["route", call.route + (call.stream ? ", streamed" : "")],
