@@ -150,21 +150,20 @@ class Exchange:
         claim_ttl_s = config.provider.deadline_s + config.provider.stream_s
         kind = f"{call.route} {form.wire_name} {call.stream}"
         fingerprint = repeatable.body + sha256(kind.encode()).digest()
-        replies = self._services.replies
+        replies, limits = self._services.replies, self._services.gate.limits
+        # Whoever waits for a reply or reads along takes a place as every call does.
+        await run(call, limits.reserve(call, costs=False))
         while True:
             claim = await run(call, replies.claim(whose, repeatable.key, fingerprint, claim_ttl_s))
             if isinstance(claim, ReplyBuffer):
                 self._buffer = claim
+                limits.release(call)  # it is taken again together with the tokens
                 return False
-            # Whoever reads along takes a place as every call does.
-            limits = self._services.gate.limits
-            await run(call, limits.reserve(call, costs=False))
             try:
                 with claim as reply:
                     await run(call, self._replay(form, reply))
                 return True
             except ReplyFailed:
-                limits.settle(call)
                 if self._client.has_started:
                     raise CallError("provider_unavailable", "joined_call_failed") from None
 

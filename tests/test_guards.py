@@ -749,6 +749,28 @@ async def test_who_follows_a_reply_takes_a_place(
     await server.at_rest()
 
 
+async def test_who_waits_for_the_reply_of_another_process_takes_a_place(
+    sluice: StartSluice, upstream: Upstream, redis: RedisServer
+) -> None:
+    upstream.will(silence)
+    one = await sluice(redis_url=redis.url, limit_ip_in_flight=3)
+    other = await sluice(redis_url=redis.url, limit_ip_in_flight=3)
+    other.backoff.held = True
+    clients = [await one.send(chat(HELLO, KEY))]
+    await upstream.request()
+    clients += [await other.send(chat(HELLO, KEY)) for _ in range(2)]
+    while len(other.backoff.waits) < 2:  # noqa: ASYNC110  it is no event of the server's
+        await asyncio.sleep(0)
+
+    (await other.chat(HELLO, KEY)).assert_error(429, "rate_limited")
+
+    assert len(upstream.requests) == 1
+    for client in clients:
+        client.fin()
+    for server in (one, other):
+        await server.at_rest()
+
+
 async def test_a_repeated_reply_is_a_request(sluice: StartSluice, upstream: Upstream) -> None:
     upstream.will(ok())
     server = await sluice(limit_ip_requests_per_minute=2, limit_ip_tokens_per_day=10**6)

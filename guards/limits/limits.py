@@ -171,6 +171,10 @@ class Limits:
     def settle(self, call: Call) -> None:
         """Charge what was used instead of what was reserved. Only the first time counts."""
         self._rooms.pop(call, None)
+        self.release(call)
+
+    def release(self, call: Call) -> None:
+        """The same for a call that goes on, and may reserve again."""
         reservation = self._reservations.pop(call, None)
         if reservation is None:
             return
