@@ -112,7 +112,7 @@ class Exchange:
         finally:
             self._services.settlement.settle(self.call, failure)
             if self._buffer is not None:
-                await self._buffer.drop()
+                await self._buffer.drop(_shared(self.call, failure))
 
     def refused(self, failure: CallError) -> None:
         """The request was refused before it could become a call."""
@@ -163,7 +163,9 @@ class Exchange:
                 with claim as reply:
                     await run(call, self._replay(form, reply))
                 return True
-            except ReplyFailed:
+            except ReplyFailed as followed:
+                if followed.failure is not None:
+                    raise followed.failure from None
                 if self._client.has_started:
                     raise CallError("provider_unavailable", "joined_call_failed") from None
 
@@ -286,6 +288,12 @@ class Exchange:
             await self._client.end()
         except CallError:
             pass  # the client left before it could hear of it; `failure` stays the outcome
+
+
+def _shared(call: Call, failure: CallError | None) -> CallError | None:
+    """The failure, if it is the provider's, and would be that of the same call made again."""
+    own = failure is None or failure.code in ("client_gone", "draining", "internal")
+    return None if own or not call.attempts else failure
 
 
 def _count(call: Call, stream: ChatStream, meter: AnswerMeter) -> None:

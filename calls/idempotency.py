@@ -8,8 +8,9 @@ Draft: https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-heade
 Rules of this module:
 
 - A key belongs to its caller and to one body; another body under it is a mistake.
-- Only whole answers are kept. A failure is forgotten, for a caller that tries again with the
-  same key does so because of it.
+- Only whole answers are kept. A provider's failure is that of all who follow the call: one round
+  of attempts, however many they are. It is then forgotten, because a caller that tries again
+  with the same key does so because of it.
 - Kept replies are bounded in number, size and age. A reply too large to keep is forgotten
   once nobody follows it; where everything is in progress, a reply is not recorded at all.
 - With Redis a reply that another process is making is waited for, and given in one piece.
@@ -76,7 +77,16 @@ def key_of(header: str | None) -> str | None:
 
 
 class ReplyFailed(Exception):
-    """The call whose reply was followed has failed."""
+    """The call whose reply was followed has failed.
+
+    Args:
+        failure: the provider's, which who follows shares; None where the call came to an end of
+            its own, as when its client left.
+    """
+
+    def __init__(self, failure: CallError | None) -> None:
+        super().__init__(failure)
+        self.failure = failure
 
 
 class ReplyBuffer:
@@ -96,6 +106,7 @@ class ReplyBuffer:
         self.state: Literal["open", "kept", "dropped"] = "open"
         self.status = 0
         self.content_type = ""
+        self.failure: CallError | None = None
         self.chunks: list[bytes] = []
         self.size = 0
         self.changed = asyncio.Event()
@@ -123,8 +134,13 @@ class ReplyBuffer:
         """The reply is whole."""
         await self._finish("kept")
 
-    async def drop(self) -> None:
-        """The reply came to nothing. Does nothing after `keep`."""
+    async def drop(self, failure: CallError | None = None) -> None:
+        """The reply came to nothing. Does nothing after `keep`.
+
+        Args:
+            failure: see `ReplyFailed`.
+        """
+        self.failure = failure
         await self._finish("dropped")
 
     async def _finish(self, state: Literal["kept", "dropped"]) -> None:
@@ -163,7 +179,7 @@ class Reply:
         buffer = self._buffer
         while not buffer.status:
             if buffer.state == "dropped":
-                raise ReplyFailed
+                raise ReplyFailed(buffer.failure)
             await buffer.changed.wait()
         return buffer.status, buffer.content_type
 
@@ -177,7 +193,7 @@ class Reply:
             elif buffer.state == "open":
                 await buffer.changed.wait()
             elif buffer.state == "dropped":
-                raise ReplyFailed
+                raise ReplyFailed(buffer.failure)
             else:
                 return
 

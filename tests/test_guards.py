@@ -781,10 +781,10 @@ async def test_a_repeated_reply_is_a_request(sluice: StartSluice, upstream: Upst
     assert held_now(server)["tokens_per_day"] == server.calls.records[0].charged_tokens
 
 
-async def followed(server: Sluice) -> None:
-    """Wait until one request follows another's."""
+async def followed(server: Sluice, followers: int = 1) -> None:
+    """Wait until so many requests follow another's."""
     [(buffer, _)] = server.services.replies._buffers.values()
-    while buffer.followers != 1:  # noqa: ASYNC110  it is no event of the server's
+    while buffer.followers != followers:  # noqa: ASYNC110  it is no event of the server's
         await asyncio.sleep(0)
 
 
@@ -905,22 +905,24 @@ async def test_a_redis_that_refuses_is_handled_as_one_that_is_down(
     await server.at_rest()
 
 
-async def test_who_joined_a_call_that_failed_makes_its_own(
+async def test_who_joined_a_call_that_failed_gets_its_failure(
     sluice: StartSluice, upstream: Upstream
 ) -> None:
     go = asyncio.Event()
-    upstream.will(held(go, error(400)), ok("Hi there"))
-    server = await sluice()
-    first = await server.send(chat(HELLO, KEY))
+    upstream.will(held(go, error(503)), error(503), ok("Hi there"))
+    server = await sluice(retry_max_attempts=2)
+    clients = [await server.send(chat(HELLO, KEY))]
     await upstream.request()
-    second = await server.send(chat(HELLO, KEY))
-    await followed(server)
+    clients += [await server.send(chat(HELLO, KEY)) for _ in range(11)]
+    await followed(server, 11)
 
     go.set()
 
-    (await first.reply()).assert_error(422, "prompt_rejected")
-    reply = await second.reply()
-    assert (reply.status, reply.json["text"]) == (200, "Hi there")
-    assert "idempotency-replayed" not in reply.headers
-    await server.calls.wait(2)
-    assert [record.replayed for record in server.calls.records] == [None, None]
+    for client in clients:
+        (await client.reply()).assert_error(502, "provider_unavailable")
+    assert len(upstream.requests) == 2
+    await server.calls.wait(12)
+    assert sorted(record.attempts for record in server.calls.records) == [0] * 11 + [2]
+    assert {record.reason for record in server.calls.records} == {"status_503"}
+
+    assert (await server.chat(HELLO, KEY)).json["text"] == "Hi there"
