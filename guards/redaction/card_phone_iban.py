@@ -12,10 +12,7 @@ from typing import Final
 import phonenumbers
 from stdnum import iban, luhn
 
-from guards.redaction.checks import bounded
-
-Span = tuple[int, int]
-"""From and to, as a slice."""
+from guards.redaction.checks import Span, bounded
 
 _CARD: Final = re.compile(
     r"(?<![\w.-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|"

@@ -16,6 +16,8 @@ from threading import Lock
 from typing import Final, TypeVar
 
 T = TypeVar("T")
+Span = tuple[int, int]
+"""From and to in a text, as a slice."""
 
 log: Final = logging.getLogger("sluice.redaction")
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-Span = tuple[int, int]
+from guards.redaction.checks import Span
 
 _RUN: Final = r"(?<![A-Za-z0-9_-])"
 _SHAPES: Final = tuple(

@@ -17,11 +17,9 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, NamedTuple
 
 from guards.redaction.card_phone_iban import cards, ibans, phones
-from guards.redaction.checks import bounded, unfailing
+from guards.redaction.checks import Span, bounded, unfailing
 from guards.redaction.credentials import api_keys, private_keys
 from guards.redaction.national_ids import national_ids
-
-Span = tuple[int, int]
 
 
 class Found(NamedTuple):

@@ -12,8 +12,8 @@ from typing import Final
 from stdnum.cn import ric
 from stdnum.exceptions import ValidationError
 
-from guards.redaction.card_phone_iban import Span, matches
-from guards.redaction.checks import bounded
+from guards.redaction.card_phone_iban import matches
+from guards.redaction.checks import Span, bounded
 
 # By python-stdnum's module. The form alone says what these are.
 _FORMS: Final = {
