@@ -230,17 +230,18 @@ class Call:
 
     def charges(self) -> list[Charge]:
         """What this call has cost so far, one for each attempt that may be billed."""
-        charges = (
-            attempt.charge(self.prompt_tokens, self.reserved_answer_tokens)
+        prompt_tokens, reserved = self.prompt_tokens, self.reserved_answer_tokens
+        return [
+            charge
             for attempt in self.timeline
-        )
-        return [charge for charge in charges if charge is not None]
+            if (charge := attempt.charge(prompt_tokens, reserved)) is not None
+        ]
 
     def charged_tokens(self) -> tuple[int, int]:
         """Prompt and answer tokens of all attempts that may be billed."""
         usages = [charge.usage for charge in self.charges()]
-        return sum(each.prompt_tokens for each in usages), sum(
-            each.answer_tokens for each in usages
+        return sum([each.prompt_tokens for each in usages]), sum(
+            [each.answer_tokens for each in usages]
         )
 
     @property

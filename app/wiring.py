@@ -40,11 +40,12 @@ from provider.shared_circuit import share
 from provider.transport import AiohttpTransport
 from store.redis import Store
 from telemetry.audit import Audit
+from telemetry.call_result import CallResult
 from telemetry.dropped import report_dropped
 from telemetry.logging.call_line import log_call
 from telemetry.metrics import Metrics
 from telemetry.recent import RecentCalls
-from telemetry.settlement import Settled, Settlement, Sink
+from telemetry.settlement import Settlement, Sink
 from telemetry.window import Window
 from version import VERSION
 
@@ -144,9 +145,9 @@ def make_settlement(
 ) -> Settlement:
     """Where everything learns of a call that has ended. Its place is given back first."""
 
-    def leave(settled: Settled) -> None:
-        gate.limits.settle(settled.call)
-        admission.leave(settled.call)
+    def leave(result: CallResult) -> None:
+        gate.limits.settle(result.call)
+        admission.leave(result.call)
 
     return Settlement(clock, prices, [leave, log_call, *sinks])
 

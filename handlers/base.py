@@ -32,6 +32,7 @@ from handlers import browser
 from handlers.body import invalid
 from handlers.formats.errors import ErrorFormat, JsonErrors
 from handlers.senders import FOREIGN_NAME, THROUGH_PROXY, header_of_proxy, is_this_machine
+from telemetry.call_result import to_ms
 
 log: Final = logging.getLogger("sluice.http")
 
@@ -212,7 +213,7 @@ class BaseHandler(RequestHandler):
                 "method": self.request.method if self._known_method() else "_OTHER",
                 "route": self.route,
                 "status": self.get_status(),
-                "latency_ms": round(self.request.request_time() * 1000, 1),
+                "latency_ms": to_ms(self.request.request_time()),
             },
         )
 

@@ -18,6 +18,7 @@ from guards.auth.operator_token import is_operator
 from handlers.base import BaseHandler
 from handlers.body import invalid
 from handlers.page import PageHandler
+from telemetry.call_result import to_ms
 from telemetry.recent import RecentCall
 from telemetry.tally import Percentiles, Tally
 from telemetry.window import NANO_USD, OTHERS, SLOT_S, Point
@@ -107,7 +108,7 @@ def _slot(point: Point, now: int) -> list[float | None]:
     """A row, for there are many: slots ago, calls by class, p50 and p95 in ms."""
     latency = point.latency
     classes = (point.completed, point.client_errors, point.server_errors)
-    return [now - point.number, *classes, _ms(latency.p50), _ms(latency.p95)]
+    return [now - point.number, *classes, to_ms(latency.p50), to_ms(latency.p95)]
 
 
 def _span(tally: Tally) -> dict[str, Any]:
@@ -144,9 +145,9 @@ def _counts(tally: Tally, kind: str) -> dict[str, int]:
 def _percentiles(found: Percentiles) -> dict[str, float | None]:
     return {
         "measured": found.measured,
-        "p50": _ms(found.p50),
-        "p95": _ms(found.p95),
-        "p99": _ms(found.p99),
+        "p50": to_ms(found.p50),
+        "p95": to_ms(found.p95),
+        "p99": to_ms(found.p99),
     }
 
 
@@ -185,41 +186,38 @@ def _spender(name: str | None, counts: dict[str, int]) -> dict[str, Any]:
 
 def _call(call: RecentCall) -> dict[str, Any]:
     """What there is to say of the call; fields without a value are left out."""
+    facts = call.facts
     fields = {
         "number": call.number,
-        "requestId": call.request_id,
+        "requestId": facts.request_id,
         "endedAt": round(call.ended_at, 3),
-        "route": call.route,
-        "model": call.model or None,
-        "caller": call.caller,
-        "stream": call.stream or None,
-        "status": call.status,
-        "code": call.code,
-        "reason": call.reason,
-        "latencyMs": _ms(call.latency_s),
-        "firstTokenMs": _ms(call.first_token_s),
+        "route": facts.route,
+        "model": facts.model or None,
+        "caller": facts.caller,
+        "stream": facts.stream or None,
+        "status": facts.status,
+        "code": facts.code,
+        "reason": facts.reason,
+        "latencyMs": facts.latency_ms,
+        "firstTokenMs": facts.first_token_ms,
         "attempts": [
             {
                 "provider": attempt.provider,
                 "model": attempt.model,
-                "beganMs": _ms(attempt.began_s),
-                "tookMs": _ms(attempt.took_s),
+                "beganMs": to_ms(attempt.began_s),
+                "tookMs": to_ms(attempt.took_s),
             }
             | ({"reason": attempt.reason} if attempt.reason else {})
-            for attempt in call.attempts
+            for attempt in facts.timeline
         ],
-        "promptTokens": call.prompt_tokens or None,
-        "answerTokens": call.answer_tokens or None,
-        "countedBy": call.counted_by,
-        "usd": call.usd,
-        "finishReason": call.finish_reason,
-        "cut": call.cut or None,
-        "replayed": call.replayed or None,
-        "redactions": call.redactions or None,
-        "providerRequestId": call.provider_request_id,
+        "promptTokens": facts.charged_prompt_tokens or None,
+        "answerTokens": facts.charged_answer_tokens or None,
+        "countedBy": facts.counted_by,
+        "usd": facts.cost_usd,
+        "finishReason": facts.finish_reason,
+        "cut": facts.cut or None,
+        "replayed": facts.replayed or None,
+        "redactions": sum(facts.redactions.values()) or None,
+        "providerRequestId": facts.provider_request_id,
     }
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 1)

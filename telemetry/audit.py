@@ -28,12 +28,11 @@ from typing import Any, Final
 
 import orjson
 
-from call import Attempt, Call
 from config import AuditConfig
 from errors import ConfigError
 from json_tree import leaves
+from telemetry.call_result import AttemptFacts, CallResult, to_ms
 from telemetry.logging.setup import write
-from telemetry.settlement import Settled
 
 log: Final = logging.getLogger("sluice.audit")
 
@@ -121,13 +120,13 @@ class Audit:
         self._thread = threading.Thread(target=self._write, name="audit", daemon=True)
         self._thread.start()
 
-    def __call__(self, settled: Settled) -> None:
-        completed = settled.code == "completed"
+    def __call__(self, result: CallResult) -> None:
+        completed = result.facts.code == "completed"
         rate = self._config.success_rate if completed else self._config.failure_rate
-        if not is_sample(settled.call.request_id, rate):
+        if not is_sample(result.facts.request_id, rate):
             return
         try:
-            record = record_of(settled, datetime.fromtimestamp(self._wall_clock(), UTC))
+            record = record_of(result, datetime.fromtimestamp(self._wall_clock(), UTC))
             self._waiting.put_nowait(orjson.dumps(record))
         except Full:
             self._dropped += 1
@@ -157,33 +156,33 @@ def is_sample(request_id: str, rate: float) -> bool:
     return int.from_bytes(sha256(request_id.encode()).digest()[:8]) < rate * 2**64
 
 
-def record_of(settled: Settled, now: datetime) -> Record:
+def record_of(result: CallResult, now: datetime) -> Record:
     """What is kept of this call."""
-    call = settled.call
+    call, facts = result.call, result.facts
     record = Record(
         time=now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        request_id=call.request_id,
-        trace_id=call.trace.trace_id if call.trace else None,
-        caller=call.caller.name,
-        route=call.route,
-        model=call.model,
-        stream=call.stream,
-        status=settled.status,
-        code=settled.code,
-        reason=settled.reason,
-        latency_ms=_ms(settled.latency_s),
-        first_token_ms=None if settled.first_token_s is None else _ms(settled.first_token_s),
-        attempts=[_attempt(call, attempt) for attempt in call.timeline],
-        passed_over=[_attempt(call, attempt) for attempt in call.passed_over],
-        prompt_tokens=settled.prompt_tokens,
-        answer_tokens=settled.answer_tokens,
-        counted_by=settled.counted_by,
-        cost_usd=settled.usd,
-        redactions=call.redactions,
-        finish_reason=call.finish_reason,
-        cut=call.cut,
-        replayed=call.replayed,
-        provider_request_id=call.provider_request_id,
+        request_id=facts.request_id,
+        trace_id=facts.trace_id,
+        caller=facts.caller,
+        route=facts.route,
+        model=facts.model,
+        stream=facts.stream,
+        status=facts.status,
+        code=facts.code,
+        reason=facts.reason,
+        latency_ms=facts.latency_ms,
+        first_token_ms=facts.first_token_ms,
+        attempts=[_attempt(attempt) for attempt in facts.timeline],
+        passed_over=[_attempt(attempt) for attempt in facts.skipped],
+        prompt_tokens=facts.charged_prompt_tokens,
+        answer_tokens=facts.charged_answer_tokens,
+        counted_by=facts.counted_by,
+        cost_usd=facts.cost_usd,
+        redactions=facts.redactions,
+        finish_reason=facts.finish_reason,
+        cut=facts.cut,
+        replayed=facts.replayed,
+        provider_request_id=facts.provider_request_id,
     )
     # Before an attempt was made, the prompt may not be redacted yet.
     if call.kept_answer is None or not call.timeline:
@@ -198,12 +197,12 @@ def record_of(settled: Settled, now: datetime) -> Record:
     )
 
 
-def _attempt(call: Call, attempt: Attempt) -> AttemptRecord:
-    ended = attempt.ended
+def _attempt(attempt: AttemptFacts) -> AttemptRecord:
     return AttemptRecord(
-        *attempt.target,
-        began_ms=_ms(attempt.began - call.started),
-        ended_ms=None if ended is None else _ms(ended - call.started),
+        attempt.provider,
+        attempt.model,
+        began_ms=to_ms(attempt.began_s),
+        ended_ms=to_ms(attempt.ended_s),
         reason=attempt.reason,
     )
 
@@ -219,10 +218,6 @@ def _clipped(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool
             holder[key] = holder[key][:left]
             left -= len(holder[key])
     return copy, True
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 1)
 
 
 class _Stdout(logging.Handler):

@@ -28,7 +28,7 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from telemetry.settlement import Settled
+from telemetry.call_result import CallFacts, CallResult
 
 _DURATION_S: Final = tuple(0.01 * 2**n for n in range(16))
 _FIRST_TOKEN_S: Final = (
@@ -37,8 +37,6 @@ _FIRST_TOKEN_S: Final = (
 _OUTPUT_TOKEN_S: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
 _LAG_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _LOOK_S: Final = 0.1
-# What a limit may answer with; its name is then the reason.
-_LIMITED: Final = frozenset(("rate_limited", "quota_exceeded", "prompt_too_long"))
 
 # When each series began, as a series of its own, would double the page.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -89,42 +87,37 @@ class Metrics:
             "event_loop_lag_seconds", "How late the event loop was, ten times a second.", _LAG_S
         )()
 
-    def record(self, settled: Settled) -> None:
+    def record(self, result: CallResult) -> None:
         """Count a call that has ended: a sink of the settlement."""
-        call, code = settled.call, settled.code
-        model = call.model
-        self._calls(call.route, model, code, str(settled.status)).inc()
-        # Refusals are quick, who left saw no end, and a recording is nobody's speed.
-        if call.attempts and not call.replayed and (code == "completed" or settled.status >= 500):
-            self._record_times(settled)
-        if settled.counted_by is not None:
-            self._tokens(model, "prompt", settled.counted_by).inc(settled.prompt_tokens)
-            self._tokens(model, "answer", settled.counted_by).inc(settled.answer_tokens)
-            if settled.usd is None:
+        facts = result.facts
+        model = facts.model
+        self._calls(facts.route, model, facts.code, str(facts.status)).inc()
+        if facts.is_timed:
+            self._record_times(facts)
+        if facts.counted_by is not None:
+            self._tokens(model, "prompt", facts.counted_by).inc(facts.charged_prompt_tokens)
+            self._tokens(model, "answer", facts.counted_by).inc(facts.charged_answer_tokens)
+            if facts.cost_usd is None:
                 self._unpriced(model).inc()
             else:
-                self._cost(model).inc(settled.usd)
-        for number, attempt in enumerate(call.timeline):
-            provider = attempt.target.provider
-            self._attempts(provider, attempt.reason or "answered").inc()
+                self._cost(model).inc(facts.cost_usd)
+        for number, attempt in enumerate(facts.timeline):
+            self._attempts(attempt.provider, attempt.reason or "answered").inc()
             if number:
-                self._retries(provider).inc()
-        if code in _LIMITED and settled.reason is not None:
-            self._limited(settled.reason).inc()
-        for kind, count in call.redactions.items():
+                self._retries(attempt.provider).inc()
+        if facts.limit is not None:
+            self._limited(facts.limit).inc()
+        for kind, count in facts.redactions.items():
             self._redactions(kind).inc(count)
 
-    def _record_times(self, settled: Settled) -> None:
-        call, latency_s, first_token_s = settled.call, settled.latency_s, settled.first_token_s
-        self._duration(call.route, call.model, "true" if call.stream else "false").observe(
-            latency_s
-        )
-        if first_token_s is not None:
-            self._first_token(call.model).observe(first_token_s)
-            tokens = call.counted().answer_tokens
-            if settled.code == "completed" and tokens > 1:
-                pause_s = (latency_s - first_token_s) / (tokens - 1)
-                self._output_token(call.model).observe(pause_s)
+    def _record_times(self, facts: CallFacts) -> None:
+        stream = "true" if facts.stream else "false"
+        self._duration(facts.route, facts.model, stream).observe(facts.latency_s)
+        if facts.first_token_s is not None:
+            self._first_token(facts.model).observe(facts.first_token_s)
+            if facts.code == "completed" and facts.output_tokens > 1:
+                pause_s = (facts.latency_s - facts.first_token_s) / (facts.output_tokens - 1)
+                self._output_token(facts.model).observe(pause_s)
 
     def connection_dropped(self, provider: str, reason: str) -> None:
         """Count a kept-alive connection that is not used again, and why."""

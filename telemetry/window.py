@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from telemetry.settlement import Settled
+from telemetry.call_result import CallFacts, CallResult
 from telemetry.tally import Percentiles, Tally
 
 SLOT_S: Final = 15
@@ -30,8 +30,6 @@ MAX_CALLERS: Final = 100
 OTHERS: Final = ""
 """The name that all further callers share; nobody else has it."""
 NANO_USD: Final = 1_000_000_000
-# A limit answers with these; the reason is then the limit's name.
-_LIMITED: Final = frozenset(("rate_limited", "quota_exceeded", "prompt_too_long"))
 
 
 class Point(NamedTuple):
@@ -102,29 +100,28 @@ class Window:
         self._day_number = self._today()
         self._callers: set[str] = set()
 
-    def add(self, settled: Settled) -> None:
+    def add(self, result: CallResult) -> None:
         """Count a call that has ended: a sink of the settlement."""
         self._turn()
-        call, code, counts = settled.call, settled.code, self._open.counts
-        counts["code", code, "calls"] += 1
-        counts["class", _class(settled), "calls"] += 1
-        counts["route", call.route, "calls"] += 1
-        self._spend(settled, "caller", self._name(call.caller.name))
-        if call.model:
-            self._spend(settled, "model", call.model)
-        for number, attempt in enumerate(call.timeline):
+        facts, counts = result.facts, self._open.counts
+        counts["code", facts.code, "calls"] += 1
+        counts["class", _class(facts), "calls"] += 1
+        counts["route", facts.route, "calls"] += 1
+        self._spend(facts, "caller", self._name(facts.caller))
+        if facts.model:
+            self._spend(facts, "model", facts.model)
+        for number, attempt in enumerate(facts.timeline):
             counts["attempt", "retry" if number else "first", "calls"] += 1
             if attempt.reason is not None:
-                counts["fault", attempt.target.provider, attempt.reason] += 1
-        for kind, count in call.redactions.items():
+                counts["fault", attempt.provider, attempt.reason] += 1
+        for kind, count in facts.redactions.items():
             counts["redaction", kind, "values"] += count
-        if code in _LIMITED and settled.reason is not None:
-            counts["limit", settled.reason, "calls"] += 1
-        # How fast the provider was: refusals, recordings and calls that were left say nothing.
-        if call.attempts and (code == "completed" or settled.status >= 500):
-            self._open.latency.note(settled.latency_s)
-        if settled.first_token_s is not None:
-            self._open.first_token.note(settled.first_token_s)
+        if facts.limit is not None:
+            counts["limit", facts.limit, "calls"] += 1
+        if facts.is_timed:
+            self._open.latency.note(facts.latency_s)
+            if facts.first_token_s is not None:
+                self._open.first_token.note(facts.first_token_s)
 
     def snapshot(self) -> Snapshot:
         """What the window holds now. Its tallies are the caller's own."""
@@ -152,18 +149,18 @@ class Window:
         seconds = min(self._clock() - first * SLOT_S, self._clock() - self._began)
         return calls / max(seconds, 1.0)
 
-    def _spend(self, settled: Settled, kind: str, name: str) -> None:
+    def _spend(self, facts: CallFacts, kind: str, name: str) -> None:
         counts = self._open.counts
         counts[kind, name, "calls"] += 1
-        if settled.status >= 500:
+        if facts.status >= 500:
             counts[kind, name, "server_errors"] += 1
-        if settled.counted_by is not None:
-            counts[kind, name, "prompt_tokens"] += settled.prompt_tokens
-            counts[kind, name, "answer_tokens"] += settled.answer_tokens
-            if settled.usd is None:
+        if facts.counted_by is not None:
+            counts[kind, name, "prompt_tokens"] += facts.charged_prompt_tokens
+            counts[kind, name, "answer_tokens"] += facts.charged_answer_tokens
+            if facts.cost_usd is None:
                 counts[kind, name, "unpriced"] += 1
             else:
-                counts[kind, name, "nano_usd"] += round(settled.usd * NANO_USD)
+                counts[kind, name, "nano_usd"] += round(facts.cost_usd * NANO_USD)
 
     def _name(self, caller: str) -> str:
         if caller not in self._callers:
@@ -197,10 +194,10 @@ class Window:
         return int(self._wall_clock() // _DAY_S)
 
 
-def _class(settled: Settled) -> str:
-    if settled.code == "completed":
+def _class(facts: CallFacts) -> str:
+    if facts.code == "completed":
         return "completed"
-    return "server_errors" if settled.status >= 500 else "client_errors"
+    return "server_errors" if facts.status >= 500 else "client_errors"
 
 
 def _point(number: int, tally: Tally) -> Point:

@@ -42,9 +42,10 @@ from errors import CallError, ConfigError
 from prices import Prices
 from telemetry import audit
 from telemetry.audit import Audit, ConsentedRecord, Record, is_sample
+from telemetry.call_result import CallResult
 from telemetry.logging.format import JsonFormatter
 from telemetry.logging.writer import LogWriter
-from telemetry.settlement import Settled, Settlement
+from telemetry.settlement import Settlement
 
 CONSENT = ("X-Audit-Consent", "true")
 PROMPT, ANSWER = "canary-prompt-83ab", "canary-answer-d07e"
@@ -298,10 +299,10 @@ async def test_a_long_answer_is_not_collected_beyond_what_is_kept(
     collected: list[str] = []
     seen = audit.record_of
 
-    def spy(settled: Settled, now: Any) -> Record:
-        assert settled.call.kept_answer is not None
-        collected.append(settled.call.kept_answer.getvalue())
-        return seen(settled, now)
+    def spy(result: CallResult, now: Any) -> Record:
+        assert result.call.kept_answer is not None
+        collected.append(result.call.kept_answer.getvalue())
+        return seen(result, now)
 
     monkeypatch.setattr(audit, "record_of", spy)
     words = [delta("x " * 15_000)] * 20
@@ -322,11 +323,11 @@ def config_of(destination: object, **changes: Any) -> AuditConfig:
     return AuditConfig(str(destination), **{**fields_of, "content": "never", **changes})
 
 
-def settled(request_id: str = "id-1", error: CallError | None = None, **changes: Any) -> Settled:
+def settled(request_id: str = "id-1", error: CallError | None = None, **changes: Any) -> CallResult:
     call = Call(request_id, "/api/chat", started=100.0, deadline=128.0, model="gpt-4o-mini")
     for name, value in changes.items():
         setattr(call, name, value)
-    told: list[Settled] = []
+    told: list[CallResult] = []
     Settlement(lambda: 101.5, Prices({}), [told.append]).settle(call, error)
     return told[0]
 

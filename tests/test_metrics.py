@@ -7,7 +7,20 @@ from conftest import HELLO, Reply, Sluice, StartSluice, chat, deadline
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 from redis_server import RedisServer
-from upstream import DONE, Upstream, delta, error, finish, held, ok, role, silence, usage
+from upstream import (
+    DONE,
+    Upstream,
+    after_content,
+    answer_stream,
+    delta,
+    error,
+    finish,
+    held,
+    ok,
+    role,
+    silence,
+    usage,
+)
 
 from errors import OUTCOMES
 from telemetry.metrics import Metrics
@@ -145,6 +158,26 @@ async def test_a_call_that_timed_out_is_timed_as_well(
     seen = await scrape(server)
     assert seen.sum("sluice_call_duration_seconds_count", stream="false") == 1
     assert seen.sum("sluice_tokens_total", counted_by="partial") > 0
+
+
+async def test_a_client_that_left_is_timed_neither_here_nor_in_ops(
+    sluice: StartSluice, upstream: Upstream
+) -> None:
+    upstream.will(answer_stream("Hi"), after_content())
+    server = await sluice()
+    await server.stream()
+    client = await server.send(chat(STREAM))
+    await client.head()
+    await client.until(b"text-delta")
+    client.rst()
+    await server.calls.wait(2)
+    assert [record.code for record in server.calls.records] == ["completed", "client_gone"]
+
+    seen = await scrape(server)
+    hour = (await server.fetch("GET", "/api/ops")).json["spans"]["hour"]
+    timed = ("sluice_call_duration_seconds_count", "sluice_time_to_first_token_seconds_count")
+    assert [seen.sum(name) for name in timed] == [1, 1]
+    assert [hour[name]["measured"] for name in ("latencyMs", "firstTokenMs")] == [1, 1]
 
 
 async def test_a_replayed_answer_costs_nothing_and_is_not_timed(

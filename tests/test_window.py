@@ -9,8 +9,8 @@ import pytest
 from call import Attempt, Call, Caller
 from config import Target
 from errors import OUTCOMES, CallError
-from telemetry.recent import KEPT, RecentAttempt, RecentCall, RecentCalls
-from telemetry.settlement import Settled
+from telemetry.call_result import AttemptFacts, CallFacts, CallResult
+from telemetry.recent import KEPT, RecentCall, RecentCalls
 from telemetry.tally import Percentiles, Tally, Times
 from telemetry.window import MAX_CALLERS, NANO_USD, OTHERS, SLOT_S, Window
 
@@ -61,15 +61,14 @@ def settled(
         call.timeline.append(Attempt(DEFAULT, began, began + 0.05, why))
     if first_token_s is not None:
         call.stream, call.first_token_at = True, call.started + first_token_s
-    return Settled(
+    return CallResult(
         call=call,
         error=None if code == "completed" else CallError(code, reason),
-        status=OUTCOMES[code].status,
-        at=time.now,
-        prompt_tokens=tokens[0],
-        answer_tokens=tokens[1],
+        ended_at=time.now,
+        charged_prompt_tokens=tokens[0],
+        charged_answer_tokens=tokens[1],
         counted_by="provider" if sum(tokens) else None,
-        usd=usd,
+        cost_usd=usd,
     )
 
 
@@ -262,6 +261,8 @@ def test_latency_is_that_of_calls_which_the_provider_had(window, time):
 def test_the_first_token_is_timed_for_streams(window, time):
     window.add(settled(time, first_token_s=0.3, latency_s=4))
     window.add(settled(time))
+    window.add(settled(time, "client_gone", first_token_s=9, latency_s=10))
+    window.add(settled(time, first_token_s=9, latency_s=10, replayed=True))
     found = window.snapshot().spans["hour"].first_token.percentiles()
     assert found.measured == 1
     assert found.p50 == pytest.approx(0.3, rel=0.045)
@@ -298,11 +299,13 @@ def test_a_record_tells_the_timeline_from_the_calls_start(time):
         )
     )
     (record,) = recent.after(0)
-    assert (record.number, record.request_id, record.ended_at) == (1, "id-1", time.wall())
-    assert (record.latency_s, record.redactions, record.stream) == (2, 2, True)
-    assert record.first_token_s == pytest.approx(0.15)
-    first, second = record.attempts
-    assert first == RecentAttempt("default", DEFAULT.model, 0, pytest.approx(0.05), "status_503")
+    facts = record.facts
+    assert (record.number, facts.request_id, record.ended_at) == (1, "id-1", time.wall())
+    assert (facts.latency_s, facts.redactions, facts.stream) == (2, {"email": 2}, True)
+    assert facts.first_token_s == pytest.approx(0.15)
+    first, second = facts.timeline
+    assert (first.provider, first.model, first.began_s) == ("default", DEFAULT.model, 0)
+    assert (first.took_s, first.reason) == (pytest.approx(0.05), "status_503")
     assert (second.began_s, second.reason) == (pytest.approx(0.1), None)
 
 
@@ -311,7 +314,7 @@ def test_an_attempt_that_runs_on_lasts_until_the_end(time):
     ended.call.timeline[0].ended = None
     recent = RecentCalls(wall_clock=time.wall)
     recent.add(ended)
-    assert recent.after(0)[0].attempts[0].took_s == pytest.approx(1)
+    assert recent.after(0)[0].facts.timeline[0].took_s == pytest.approx(1)
 
 
 def test_the_last_calls_are_kept_and_told_once(time):
@@ -325,5 +328,5 @@ def test_the_last_calls_are_kept_and_told_once(time):
 
 
 def test_a_record_has_no_field_for_content():
-    names = {*RecentCall._fields, *RecentAttempt._fields}
+    names = {*RecentCall._fields, *CallFacts._fields, *AttemptFacts._fields}
     assert not names & {"messages", "options", "text", "prompt", "answer", "call", "usage"}

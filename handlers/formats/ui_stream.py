@@ -19,6 +19,7 @@ from errors import CallError
 from handlers.formats.base import STREAM_HEADERS, Events
 from prices import Prices
 from provider.dialects.openai_chat import first_text
+from telemetry.call_result import to_ms
 
 _FINISH_REASONS: Final = {
     "stop": "stop",
@@ -84,8 +85,8 @@ class UiStream(Events):
             },
             "provider": call.target.provider,
             "attempts": call.attempts,
-            "latencyMs": round((self._clock() - call.started) * 1000, 1),
-            "firstTokenMs": round((call.first_token_at - call.started) * 1000, 1),
+            "latencyMs": to_ms(self._clock() - call.started),
+            "firstTokenMs": to_ms(call.first_token_at - call.started),
         }
         if call.cut:
             metadata["cut"] = True

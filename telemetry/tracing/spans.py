@@ -7,7 +7,7 @@
 Rules of this module:
 
 - It is imported only where OTEL_EXPORTER_OTLP_ENDPOINT is set; the SDK's own variables hold.
-- While a call runs there are ids alone (`trace_context`). Spans are built from the settled call,
+- While a call runs there are ids alone (`trace_context`). Spans are built from its facts,
   whose instants are put on the wall clock; batching and sending are the SDK's thread's.
 - Attributes are from the same facts as the log line: no words, no keys.
 
@@ -40,9 +40,8 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from call import Attempt, Call
 from errors import ConfigError
-from telemetry.settlement import Settled
+from telemetry.call_result import AttemptFacts, CallFacts, CallResult
 from trace_context import Parent, TraceContext, new_span_id, new_trace_id, parent_of
 
 log: Final = logging.getLogger("sluice.traces")
@@ -92,12 +91,13 @@ class Traces:
         result = self._sampler.should_sample(context, int(trace_id, 16), "call", SpanKind.SERVER)
         return result.decision is Decision.RECORD_AND_SAMPLE
 
-    def __call__(self, settled: Settled) -> None:
-        trace = settled.call.trace
+    def __call__(self, result: CallResult) -> None:
+        trace = result.call.trace
         if trace is None or not trace.sampled:
             return
-        epoch_ns = self._wall_clock_ns() - int(settled.at * 1e9)
-        for span in _Spans(settled, trace, epoch_ns, self._resource, self._scope).all():
+        started_ns = self._wall_clock_ns() - int(result.facts.latency_s * 1e9)
+        spans = _SpansOfCall(result.facts, trace, started_ns, self._resource, self._scope)
+        for span in spans.all():
             self._processor.on_end(span)
 
     def close(self) -> None:
@@ -109,25 +109,23 @@ class Traces:
             log.warning("traces_dropped")
 
 
-class _Spans:
-    """The spans of one call.
-
+class _SpansOfCall:
+    """
     Args:
-        epoch_ns: the epoch's nanosecond at which the loop's clock was 0.
+        started_ns: nanoseconds from the epoch to the call's start.
     """
 
     def __init__(
         self,
-        settled: Settled,
+        facts: CallFacts,
         trace: TraceContext,
-        epoch_ns: int,
+        started_ns: int,
         resource: Resource,
         scope: InstrumentationScope,
     ) -> None:
-        self._settled = settled
-        self._call: Call = settled.call
+        self._facts = facts
         self._trace = trace
-        self._epoch_ns = epoch_ns
+        self._started_ns = started_ns
         self._resource = resource
         self._scope = scope
         self._state = _state_of(trace.parent)
@@ -135,96 +133,95 @@ class _Spans:
 
     def all(self) -> Iterator[ReadableSpan]:
         yield self._server()
-        for number, attempt in enumerate(self._call.timeline):
+        for number, attempt in enumerate(self._facts.timeline):
             yield self._client(number, attempt)
 
     def _server(self) -> ReadableSpan:
-        call, settled, parent = self._call, self._settled, self._trace.parent
-        failed = settled.status >= 500
+        facts, parent = self._facts, self._trace.parent
+        failed = facts.status >= 500
         return self._span(
-            f"POST {call.route}",
+            f"POST {facts.route}",
             SpanKind.SERVER,
             self._own,
             _context_of_parent(parent) if parent else None,
-            (call.started, settled.at),
+            (0.0, facts.latency_s),
             {
                 "http.request.method": "POST",
-                "http.route": call.route,
-                "http.response.status_code": settled.status,
-                "url.path": call.route,
+                "http.route": facts.route,
+                "http.response.status_code": facts.status,
+                "url.path": facts.route,
                 "url.scheme": "http",
-                "error.type": settled.code if failed else None,
+                "error.type": facts.code if failed else None,
                 "gen_ai.operation.name": "chat",
-                "gen_ai.request.model": call.model or None,
-                "sluice.request_id": call.request_id,
-                "sluice.code": settled.code,
-                "sluice.reason": settled.reason,
-                "sluice.attempts": call.attempts,
-                "sluice.replayed": call.replayed or None,
-                "sluice.charged.input_tokens": settled.prompt_tokens,
-                "sluice.charged.output_tokens": settled.answer_tokens,
-                "sluice.charged.counted_by": settled.counted_by,
-                "sluice.charged.usd": settled.usd,
+                "gen_ai.request.model": facts.model or None,
+                "sluice.request_id": facts.request_id,
+                "sluice.code": facts.code,
+                "sluice.reason": facts.reason,
+                "sluice.attempts": facts.attempts,
+                "sluice.replayed": facts.replayed or None,
+                "sluice.charged.input_tokens": facts.charged_prompt_tokens,
+                "sluice.charged.output_tokens": facts.charged_answer_tokens,
+                "sluice.charged.counted_by": facts.counted_by,
+                "sluice.charged.usd": facts.cost_usd,
             },
             [
-                self._event(
-                    "circuit_open",
-                    passed.began,
-                    {"sluice.provider": passed.target.provider},
-                )
-                for passed in call.passed_over
+                self._event("circuit_open", each.began_s, {"sluice.provider": each.provider})
+                for each in facts.skipped
             ],
             failed=failed,
         )
 
-    def _client(self, number: int, attempt: Attempt) -> ReadableSpan:
+    def _client(self, number: int, attempt: AttemptFacts) -> ReadableSpan:
         """An attempt. The one that answers by a stream goes on until the stream is over."""
-        call, settled = self._call, self._settled
-        last = number == call.attempts - 1
+        facts, first_token_s = self._facts, self._facts.first_token_s
+        last = number == facts.attempts - 1
         answered = last and attempt.reason is None
-        streamed = answered and call.first_token_at is not None
+        streamed = answered and first_token_s is not None
         reason = attempt.reason
-        if settled.error is not None and (streamed or reason == "cancelled"):
-            reason = settled.error.reason
-        provider, model = attempt.target
+        if facts.error_type is not None and (streamed or reason == "cancelled"):
+            reason = facts.reason or facts.error_type
         attributes: Attributes = {
             "http.request.method": "POST",
             "http.request.resend_count": number or None,
             "error.type": reason,
             "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": "openai" if provider == "default" else provider,
-            "gen_ai.request.model": model,
-            "gen_ai.request.max_tokens": call.max_tokens,
-            "gen_ai.request.stream": call.stream,
-            "sluice.provider": provider,
-            "sluice.provider_request_id": call.provider_request_id if last else None,
+            "gen_ai.provider.name": (
+                "openai" if attempt.provider == "default" else attempt.provider
+            ),
+            "gen_ai.request.model": attempt.model,
+            "gen_ai.request.max_tokens": facts.max_tokens,
+            "gen_ai.request.stream": facts.stream,
+            "sluice.provider": attempt.provider,
+            "sluice.provider_request_id": facts.provider_request_id if last else None,
         }
         events = []
         if answered:
             attributes |= self._answer()
-        if streamed and call.first_token_at is not None:
-            attributes["gen_ai.response.time_to_first_chunk"] = call.first_token_at - attempt.began
-            events = [self._event("first_token", call.first_token_at, {})]
-        ended = settled.at if streamed or attempt.ended is None else attempt.ended
+        if streamed and first_token_s is not None:
+            attributes["gen_ai.response.time_to_first_chunk"] = first_token_s - attempt.began_s
+            events = [self._event("first_token", first_token_s, {})]
+        ended_s = facts.latency_s if streamed or attempt.ended_s is None else attempt.ended_s
         return self._span(
-            f"chat {model}",
+            f"chat {attempt.model}",
             SpanKind.CLIENT,
             self._context(attempt.span_id),
             self._own,
-            (attempt.began, ended),
+            (attempt.began_s, ended_s),
             attributes,
             events,
-            failed=reason is not None and not (last and settled.code == "client_gone"),
+            failed=reason is not None and not (last and facts.code == "client_gone"),
         )
 
     def _answer(self) -> Attributes:
-        call, usage = self._call, self._call.usage
+        facts = self._facts
         return {
-            "gen_ai.response.model": call.response_model,
-            "gen_ai.response.finish_reasons": (call.finish_reason,) if call.finish_reason else None,
-            "gen_ai.usage.input_tokens": usage.prompt_tokens if usage else None,
-            "gen_ai.usage.output_tokens": usage.completion_tokens if usage else None,
-            "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens or None if usage else None,
+            "gen_ai.response.model": facts.response_model,
+            "gen_ai.response.finish_reasons": (
+                (facts.finish_reason,) if facts.finish_reason else None
+            ),
+            "gen_ai.usage.input_tokens": facts.prompt_tokens,
+            "gen_ai.usage.output_tokens": facts.completion_tokens,
+            "gen_ai.usage.cache_read.input_tokens": facts.cached_tokens or None,
         }
 
     def _span(
@@ -233,12 +230,13 @@ class _Spans:
         kind: SpanKind,
         context: SpanContext,
         parent: SpanContext | None,
-        lasted: tuple[float, float],
+        began_and_ended_s: tuple[float, float],
         attributes: Attributes,
         events: list[Event],
         *,
         failed: bool,
     ) -> ReadableSpan:
+        began_s, ended_s = began_and_ended_s
         return ReadableSpan(
             name=name,
             context=context,
@@ -248,20 +246,20 @@ class _Spans:
             events=events,
             kind=kind,
             status=_FAILED if failed else _UNSET,
-            start_time=self._ns(lasted[0]),
-            end_time=self._ns(lasted[1]),
+            start_time=self._ns(began_s),
+            end_time=self._ns(ended_s),
             instrumentation_scope=self._scope,
         )
 
-    def _event(self, name: str, at: float, attributes: dict[str, str]) -> Event:
-        return Event(name, attributes, self._ns(at))
+    def _event(self, name: str, at_s: float, attributes: dict[str, str]) -> Event:
+        return Event(name, attributes, self._ns(at_s))
 
     def _context(self, span_id: str) -> SpanContext:
         trace_id = int(self._trace.trace_id, 16)
         return SpanContext(trace_id, int(span_id, 16), False, _SAMPLED, self._state)
 
-    def _ns(self, at: float) -> int:
-        return self._epoch_ns + int(at * 1e9)
+    def _ns(self, at_s: float) -> int:
+        return self._started_ns + int(at_s * 1e9)
 
 
 def _context_of_parent(parent: Parent) -> SpanContext:
