@@ -3,7 +3,7 @@
 # make check    lint, types, import layers
 # make unit     the tests that need no server
 # make fmt      format and sort imports
-# make config   write config.ini and config/sections.py anew from schemas/config.schema.json
+# make config   write config.ini, config/sections.py and schemas/error.code.json anew
 # make docs     write the tables of the documentation anew
 # make bench    set up, then measure against Express (needs node and npm for that row)
 # make pii      print precision and recall of redaction

@@ -1,6 +1,7 @@
-"""Generated files: config.ini and config/sections.py, from the list of settings.
+"""Generated files: config.ini and config/sections.py from the list of settings, error.code.json
+from the list of outcomes.
 
-    python -m schemas.generate        writes both (make config)
+    python -m schemas.generate        writes all (make config)
 
 A test compares them with what this module would write.
 """
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from errors import OUTCOMES
 from schemas import SCHEMAS
 from schemas.settings import SECTIONS, Rule, rules_of, settings
 
@@ -48,6 +50,7 @@ def generated() -> dict[Path, str]:
     return {
         _ROOT / "config.ini": "\n".join(_ini()),
         _ROOT / "config/sections.py": "\n".join(_sections()),
+        SCHEMAS / "error.code.json": _error_codes(),
     }
 
 
@@ -142,6 +145,20 @@ def _annotation(rule: Rule) -> str:
     else:
         kind = "Path" if rule.get("format") == "path" else _TYPES[rule["type"]]
     return f"{kind} = field(repr=False)" if rule.get("writeOnly") else kind
+
+
+# schemas/error.code.json
+
+
+def _error_codes() -> str:
+    document = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "error.code.json",
+        "title": "What an error of /api may be, see docs/api.md",
+        # A client that has gone receives nothing.
+        "enum": [code for code in OUTCOMES if code not in ("completed", "client_gone")],
+    }
+    return json.dumps(document, indent=2) + "\n"
 
 
 if __name__ == "__main__":

@@ -270,6 +270,7 @@ async def test_every_code_has_a_reply_and_a_record(
 
     reply.assert_error(OUTCOMES[code].status, code)
     assert reply.json["error"] == OUTCOMES[code].text
+    assert reply.json["retryable"] is OUTCOMES[code].retryable
     record = await server.record()
     assert (record.code, record.status, record.attempts) == (code, OUTCOMES[code].status, 0)
     assert record.request_id == reply.json["requestId"]
@@ -277,7 +278,8 @@ async def test_every_code_has_a_reply_and_a_record(
 
 def test_the_schema_knows_every_code() -> None:
     for code in REPLIES:
-        assert_valid({"error": "x", "code": code, "requestId": "1"}, "error.json")
+        error = {"error": "x", "code": code, "retryable": True, "requestId": "1"}
+        assert_valid(error, "error.json")
 
 
 async def test_the_unforeseen_is_internal(

@@ -23,12 +23,13 @@ class ErrorFormat(Protocol):
 
 
 class JsonErrors:
-    """`{"error": text, "code", "requestId", "retry_after"}`, see schemas/error.json."""
+    """`{"error": text, "code", "retryable", …}`, see schemas/error.json."""
 
     def document(self, error: CallError, request_id: str) -> dict[str, Any]:
         document: dict[str, Any] = {
             "error": error.text,
             "code": error.code,
+            "retryable": error.outcome.retryable,
             "requestId": request_id,
         }
         if error.retry_after_s is not None:
