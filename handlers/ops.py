@@ -13,19 +13,21 @@ from contextlib import suppress
 from typing import Any, Final
 
 from calls.services import Services
-from errors import CallError
+from errors import OUTCOMES, CallError
 from guards.auth.operator_token import is_operator
 from handlers.base import BaseHandler
 from handlers.body import invalid
 from handlers.page import PageHandler
 from telemetry.call_result import to_ms
-from telemetry.recent import RecentCall
+from telemetry.recent import KEPT, RecentCall
 from telemetry.tally import Percentiles, Tally
-from telemetry.window import NANO_USD, OTHERS, SLOT_S, Point
+from telemetry.window import NANO_USD, OTHERS, SLOT_S, SLOTS, Point
 
 _QUERY: Final = re.compile(r"(?:after=(\d{1,15}))?")
 _SPENDERS: Final = 20
 """Callers and models told by name; the others are told together."""
+_CHART_SLOTS: Final = {**SLOTS, "day": SLOTS["hour"]}
+_STATUSES: Final = {code: outcome.status for code, outcome in OUTCOMES.items()}
 
 
 class OpsPageHandler(PageHandler):
@@ -97,8 +99,11 @@ def ops_document(services: Services, *, after: int) -> dict[str, Any]:
         ],
         "callsPerS": round(snapshot.calls_per_s, 3),
         "slotS": SLOT_S,
+        "chartSlots": _CHART_SLOTS,
         "slots": [_slot(point, snapshot.number) for point in snapshot.points],
         "spans": {name: _span(tally) for name, tally in snapshot.spans.items()},
+        "statuses": _STATUSES,
+        "maxCalls": KEPT,
         "lastCall": services.recent.last,
         "calls": [_call(call) for call in services.recent.after(after)],
     }

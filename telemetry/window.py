@@ -22,7 +22,8 @@ from telemetry.call_result import CallFacts, CallResult
 from telemetry.tally import Percentiles, Tally
 
 SLOT_S: Final = 15
-_SLOTS: Final = {"quarter": 60, "hour": 240}
+SLOTS: Final = {"quarter": 60, "hour": 240}
+"""How many slots a span has."""
 _RATE_SLOTS: Final = 4
 _DAY_S: Final = 86_400
 MAX_CALLERS: Final = 100
@@ -94,7 +95,7 @@ class Window:
         self.started_at = wall_clock()
         self._open = Tally()
         self._number = int(clock() // SLOT_S)
-        self._spans = {name: _Span(slots) for name, slots in _SLOTS.items()}
+        self._spans = {name: _Span(slots) for name, slots in SLOTS.items()}
         self._points: deque[Point] = deque()
         self._day = Tally()
         self._day_number = self._today()
@@ -183,7 +184,7 @@ class Window:
         self._number = number
         for span in self._spans.values():
             span.expire(number)
-        while self._points and self._points[0].number <= number - _SLOTS["hour"]:
+        while self._points and self._points[0].number <= number - SLOTS["hour"]:
             self._points.popleft()
         if self._day_number != self._today():
             self._day_number = self._today()

@@ -90,6 +90,8 @@ async def test_a_server_that_has_done_nothing_says_so(sluice: StartSluice) -> No
     assert seen["circuits"] == [{"provider": "default", "state": "closed", "openForS": 0}]
     assert seen["retries"] == {"inFlight": 0, "left": 3}
     assert (seen["slots"], seen["calls"], seen["lastCall"], seen["callsPerS"]) == ([], [], 0, 0)
+    assert seen["chartSlots"] == {"quarter": 60, "hour": 240, "day": 240}
+    assert (seen["maxCalls"], seen["statuses"]["deadline_exceeded"]) == (KEPT, 504)
 
 
 async def test_calls_are_seen_with_their_timeline(sluice: StartSluice, upstream: Upstream) -> None:
