@@ -6,12 +6,13 @@ import { events } from "./stream.js";
 export class Failure extends Error {
   /**
    * @param {string} text
-   * @param {{code?: string, requestId?: string, waitS?: number}} [facts]
-   *   code: as in README's table; waitS: seconds after which it may be tried again.
+   * @param {{code?: string, requestId?: string, waitS?: number, retryable?: boolean}} [facts]
+   *   code: as in docs/api.md; waitS: seconds after which it may be tried again; retryable: as
+   *   the server says, true where it did not get to say anything.
    */
-  constructor(text, { code = "", requestId = "", waitS = 0 } = {}) {
+  constructor(text, { code = "", requestId = "", waitS = 0, retryable = true } = {}) {
     super(text);
-    Object.assign(this, { code, requestId, waitS });
+    Object.assign(this, { code, requestId, waitS, retryable });
   }
 }
 
@@ -21,7 +22,7 @@ export class Failure extends Error {
  * @param {string} key sent along, unless it is empty
  * @throws {Failure}
  */
-export async function session(key) {
+export async function fetchSession(key) {
   const reply = await reach("/api/session", { headers: credentials(key) });
   if (!reply.ok) throw await refusal(reply);
   return reply.json();
@@ -31,7 +32,7 @@ export async function session(key) {
  * The events of a whole answer: the last is `finish`.
  *
  * @param {object} question as schemas/chat.request.json has it
- * @param {{key: string, xsrfToken: string, scenario: string, signal: AbortSignal}} how
+ * @param {{key: string, xsrfToken: string, scenario: string, signal: AbortSignal}} options
  * @throws {Failure} also half-way. Stopped by `signal` it throws something else.
  */
 export async function* ask(question, { key, xsrfToken, scenario, signal }) {
@@ -84,6 +85,7 @@ async function refusal(reply) {
   const told = await reply.json().catch(() => null); // a proxy's page is no JSON
   return new Failure(told?.error ?? `The server answered ${reply.status}.`, {
     code: told?.code,
+    retryable: told?.retryable,
     requestId: told?.requestId,
     waitS: told?.retry_after ?? (Number(reply.headers.get("Retry-After")) || 0),
   });

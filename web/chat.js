@@ -1,12 +1,10 @@
 /* The chat: what was said, and what happens when. */
 
-import { Failure, ask, session } from "./api.js";
+import { Failure, ask, fetchSession } from "./api.js";
 import { announce } from "./parts.js";
 import { TurnView } from "./view.js";
-import { duration, ending, inWords } from "./words.js";
+import { countdown, ending, inWords } from "./words.js";
 
-// Asking the same again would not help: the question itself must change.
-const HOPELESS = ["invalid_request", "body_too_large", "prompt_too_long", "prompt_rejected"];
 const MAX_HISTORY = 200; // messages, as schemas/chat.request.json has it
 const KEY = "sluice.key";
 const KEPT = "kept in this tab only";
@@ -14,20 +12,20 @@ const SUBSTITUTE =
   "This is a recorded answer to another prompt. Start Sluice with OPENAI_API_KEY for a real one.";
 const REFUSED = "This key is not accepted.";
 
-const part = (id) => document.getElementById(id);
-const [form, question, turnList] = ["composer", "question", "turns"].map(part);
-const [send, stop, keyInput, model, scenario] = ["send", "stop", "key", "model", "scenario"].map(part);
+const byId = (id) => document.getElementById(id);
+const [form, question, turnList] = ["composer", "question", "turns"].map(byId);
+const [send, stop, keyInput, model, scenario] = ["send", "stop", "key", "model", "scenario"].map(byId);
 
 /** Every turn: {question, view, text, state}. */
 let turns = [];
-let here = { auth: "none", models: [], scenarios: [], mode: "live", xsrfToken: "" };
+let session = { auth: "none", models: [], scenarios: [], mode: "live", xsrfToken: "" };
 let abort = null; // of the answer that is coming
 let atEnd = true; // whether the reader is there
 
 // What is asked
 
 async function submit(text) {
-  await met;
+  await sessionLoaded;
   if (abort || !text.trim()) return question.focus();
   if (needsKey() && !keyInput.value) return askForKey("Enter your key first.");
   turns.at(-1)?.view.withdrawRetry();
@@ -50,7 +48,7 @@ async function answer(turn) {
   let failure = null;
   let facts = {};
   try {
-    for await (const event of ask(request(turn), how(mine.signal))) {
+    for await (const event of ask(request(turn), requestOptions(mine.signal))) {
       if (event.type === "text-delta") {
         turn.text += event.delta;
         turn.view.grow(turn.text, follow);
@@ -94,8 +92,8 @@ function wellFormed(text) {
   return text.replaceAll("\0", "").toWellFormed();
 }
 
-function how(signal) {
-  const chosen = { scenario: scenario.value, key: keyInput.value, xsrfToken: here.xsrfToken };
+function requestOptions(signal) {
+  const chosen = { scenario: scenario.value, key: keyInput.value, xsrfToken: session.xsrfToken };
   scenario.value = ""; // a failure is played once: what follows may recover from it
   return { ...chosen, signal };
 }
@@ -107,15 +105,15 @@ function conclude(turn, failure, facts) {
   if (facts.recording === "substitute") turn.view.explain(SUBSTITUTE);
   const words = ending(turn, failure, turn === turns[0]);
   if (turn.state !== "complete") turn.view.explain(words, failure?.requestId);
-  if (failure && HOPELESS.includes(failure.code)) {
+  if (!failure || failure.retryable || failure.code === "unauthenticated") {
+    turn.view.offerRetry(failure?.waitS ?? 0, () => announce("You can retry now."));
+  } else {
     question.value ||= turn.question;
     fit();
-  } else {
-    turn.view.offerRetry(failure?.waitS ?? 0, () => announce("You can retry now."));
   }
   follow();
   if (failure?.code === "unauthenticated") askForKey(REFUSED);
-  const wait = failure?.waitS ? ` You can retry in ${duration(failure.waitS)}.` : "";
+  const wait = failure?.waitS ? ` You can retry in ${countdown(failure.waitS)}.` : "";
   announce(words + wait);
 }
 
@@ -147,7 +145,7 @@ function newChat() {
 }
 
 function showConversation() {
-  part("welcome").hidden = turns.length > 0;
+  byId("welcome").hidden = turns.length > 0;
 }
 
 /** Keep the end in sight, for a reader who was there. */
@@ -172,12 +170,12 @@ function fit() {
 }
 
 function needsKey() {
-  return here.auth === "keys" || here.auth === "jwt";
+  return session.auth === "keys" || session.auth === "jwt";
 }
 
 function askForKey(words) {
-  part("key-row").hidden = false;
-  part("key-note").textContent = words;
+  byId("key-row").hidden = false;
+  byId("key-note").textContent = words;
   announce(words);
   keyInput.focus();
   keyInput.select();
@@ -185,30 +183,30 @@ function askForKey(words) {
 
 // What this server offers
 
-async function meet() {
+async function loadSession() {
   try {
-    here = await session("");
+    session = await fetchSession("");
   } catch (fault) {
     banner(`${asFailure(fault).message} Load this page again in a moment.`);
     return;
   }
-  if (here.mode === "replay") {
+  if (session.mode === "replay") {
     banner("Replaying recorded answers. Start Sluice with OPENAI_API_KEY to ask a real model.");
   }
-  if (here.mode === "record") banner("Recording: questions and answers are written to a cassette.");
-  part("key-row").hidden = !needsKey();
-  part("key-note").textContent = KEPT;
-  offerModels(here.models);
-  for (const name of here.scenarios) scenario.append(new Option(name.replaceAll("_", " "), name));
-  part("scenario-choice").hidden = !here.scenarios.length;
-  await recognise();
+  if (session.mode === "record") banner("Recording: questions and answers are written to a cassette.");
+  byId("key-row").hidden = !needsKey();
+  byId("key-note").textContent = KEPT;
+  offerModels(session.models);
+  for (const name of session.scenarios) scenario.append(new Option(name.replaceAll("_", " "), name));
+  byId("scenario-choice").hidden = !session.scenarios.length;
+  await refreshModels();
 }
 
 /** Learn which models this key may ask. Not those of a token: it may be good for one use. */
-async function recognise() {
-  if (here.auth !== "keys" || !keyInput.value) return;
+async function refreshModels() {
+  if (session.auth !== "keys" || !keyInput.value) return;
   try {
-    offerModels((await session(keyInput.value)).models);
+    offerModels((await fetchSession(keyInput.value)).models);
   } catch (fault) {
     const { code, message } = asFailure(fault);
     if (code === "unauthenticated") askForKey(REFUSED);
@@ -218,12 +216,12 @@ async function recognise() {
 
 function offerModels(names) {
   model.replaceChildren(...names.map((name) => new Option(name)));
-  part("model-choice").hidden = names.length < 2;
+  byId("model-choice").hidden = names.length < 2;
 }
 
 function banner(words) {
-  part("banner").textContent = words;
-  part("banner").hidden = false;
+  byId("banner").textContent = words;
+  byId("banner").hidden = false;
 }
 
 // Events
@@ -244,17 +242,17 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !event.isComposing) abort?.abort();
 });
 stop.addEventListener("click", () => abort?.abort());
-part("new").addEventListener("click", newChat);
-part("welcome").addEventListener("click", (event) => {
+byId("new").addEventListener("click", newChat);
+byId("welcome").addEventListener("click", (event) => {
   const suggestion = event.target.closest(".suggestion");
   if (suggestion) submit(suggestion.textContent);
 });
 keyInput.value = sessionStorage.getItem(KEY) ?? "";
 keyInput.addEventListener("change", () => {
   sessionStorage.setItem(KEY, keyInput.value);
-  part("key-note").textContent = KEPT;
-  recognise();
+  byId("key-note").textContent = KEPT;
+  refreshModels();
 });
 addEventListener("scroll", noteScroll, { passive: true });
 
-const met = meet();
+const sessionLoaded = loadSession();

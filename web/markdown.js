@@ -57,7 +57,7 @@ export class GrowingText {
     } catch (fault) {
       if (!(fault instanceof RangeError)) throw fault;
       // Quotes in quotes, deeper than the stack: then it stays as it is written.
-      this.#root.replaceChildren(element("p", "plain", text));
+      this.#root.replaceChildren(element("p", { class: "plain" }, text));
       this.#raws = [];
     }
   }
@@ -72,7 +72,7 @@ export class GrowingText {
 }
 
 function render(token) {
-  const block = element("div", "block");
+  const block = element("div", { class: "block" });
   block.dir = "auto";
   block.append(DOMPurify.sanitize(marked.parser([token]), PURIFY));
   for (const link of block.querySelectorAll("a[href]")) {
@@ -86,9 +86,9 @@ function render(token) {
 
 /** A box around a block of code, with its language and a button that copies it. */
 function frame(code, language) {
-  const head = element("div", "code-head");
+  const head = element("div", { class: "code-head" });
   head.append(
-    element("span", "", language?.match(/^[\w+#.-]{1,20}/)?.[0]),
+    element("span", {}, language?.match(/^[\w+#.-]{1,20}/)?.[0]),
     copyButton("Copy code", code, () => code.textContent),
   );
   code.tabIndex = 0; // it scrolls, so the keyboard must reach it
@@ -96,7 +96,7 @@ function frame(code, language) {
 }
 
 function wrap(inner, className) {
-  const box = element("div", className);
+  const box = element("div", { class: className });
   inner.replaceWith(box);
   box.append(inner);
   return box;

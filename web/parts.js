@@ -1,15 +1,28 @@
-/* Small parts that the page is put together from. */
+/* Small parts that the pages are put together from. What the server says is only ever text. */
 
-export function element(tag, className = "", text = "") {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text) made.textContent = text;
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element with these attributes; `null` and `false` leave one out, strings become text;
+    children that are `null` or `undefined` are left out. */
+export function element(tag, attributes = {}, ...children) {
+  return filled(document.createElement(tag), attributes, children);
+}
+
+/** The same for SVG. */
+export function svg(tag, attributes = {}, ...children) {
+  return filled(document.createElementNS(SVG, tag), attributes, children);
+}
+
+function filled(made, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.filter((child) => child != null));
   return made;
 }
 
 export function button(label, onClick) {
-  const made = element("button", "quiet", label);
-  made.type = "button";
+  const made = element("button", { type: "button", class: "quiet" }, label);
   made.addEventListener("click", onClick);
   return made;
 }

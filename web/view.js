@@ -2,14 +2,14 @@
 
 import { GrowingText } from "./markdown.js";
 import { button, copyButton, element } from "./parts.js";
-import { duration } from "./words.js";
+import { countdown } from "./words.js";
 
 /** A turn of the conversation, at the end of the list. */
 export class TurnView {
-  #answer = element("article", "answer");
-  #text = element("div", "text");
-  #note = element("div", "note");
-  #facts = element("ul", "facts");
+  #answer = element("article", { class: "answer" });
+  #text = element("div", { class: "text" });
+  #note = element("div", { class: "note" });
+  #facts = element("ul", { class: "facts" });
   #copy = copyButton("Copy", this.#text, () => this.#source);
   #retry;
   #source = "";
@@ -19,19 +19,19 @@ export class TurnView {
   #countdown = 0;
 
   constructor(list, question, onRetry) {
-    const asked = element("article", "question");
-    const words = element("p", "", question);
+    const asked = element("article", { class: "question" });
+    const words = element("p", {}, question);
     words.dir = "auto";
-    asked.append(element("h2", "unseen", "You asked"), words);
+    asked.append(element("h2", { class: "unseen" }, "You asked"), words);
     this.#retry = button("Retry", () => {
       if (this.#retry.ariaDisabled !== "true") onRetry();
     });
-    const actions = element("div", "actions");
+    const actions = element("div", { class: "actions" });
     actions.append(this.#copy, this.#retry);
     const foot = element("footer");
     foot.append(this.#facts, actions);
-    this.#answer.append(element("h2", "unseen", "Answer"), this.#text, this.#note, foot);
-    const turn = element("li", "turn");
+    this.#answer.append(element("h2", { class: "unseen" }, "Answer"), this.#text, this.#note, foot);
+    const turn = element("li", { class: "turn" });
     turn.append(asked, this.#answer);
     list.append(turn);
   }
@@ -42,7 +42,7 @@ export class TurnView {
     this.#source = "";
     this.#growing = null;
     this.#notBefore = 0;
-    const dots = element("p", "dots");
+    const dots = element("p", { class: "dots" });
     dots.append(element("span"), element("span"), element("span"));
     this.#text.replaceChildren(dots);
     this.#note.replaceChildren();
@@ -86,13 +86,13 @@ export class TurnView {
     this.#answer.dataset.state = state;
     this.#answer.ariaBusy = "false";
     this.#copy.hidden = !this.#source;
-    this.#facts.replaceChildren(...facts.map((fact) => element("li", "", fact)));
+    this.#facts.replaceChildren(...facts.map((fact) => element("li", {}, fact)));
   }
 
   /** Say why this is no whole answer. */
   explain(words, requestId) {
-    this.#note.append(element("p", "", words));
-    if (requestId) this.#note.append(element("p", "request-id", `Request ${requestId}`));
+    this.#note.append(element("p", {}, words));
+    if (requestId) this.#note.append(element("p", { class: "request-id" }, `Request ${requestId}`));
   }
 
   /** Let it be asked again after so many seconds; `onReady` is called if there was a wait. */
@@ -102,7 +102,7 @@ export class TurnView {
       const left = Math.ceil((ready - Date.now()) / 1000);
       // Not `disabled`: it keeps the focus while it counts.
       this.#retry.ariaDisabled = String(left > 0);
-      this.#retry.textContent = left > 0 ? `Retry in ${duration(left)}` : "Retry";
+      this.#retry.textContent = left > 0 ? `Retry in ${countdown(left)}` : "Retry";
       if (left > 0 || !waitS) return;
       clearInterval(this.#countdown);
       onReady();

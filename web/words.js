@@ -47,7 +47,7 @@ function dollars(usd) {
 }
 
 /** Seconds as a reader counts them: 45 s, 3 min 5 s, 2 h 10 min. */
-export function duration(seconds) {
+export function countdown(seconds) {
   if (seconds < 60) return `${seconds} s`;
   const minutes = Math.floor(seconds / 60);
   if (minutes < 60) return `${minutes} min ${seconds % 60} s`;

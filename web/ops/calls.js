@@ -1,8 +1,8 @@
 // The list of recent calls, and the timeline of the one that is opened.
 
-import { age, cost, count, draw, duration, make, plural, timeOf, usd, words } from "./text.js";
+import { copyButton, element, svg } from "../parts.js";
+import { age, cost, count, duration, outcomeClass, plural, timeOf, usd, words } from "./text.js";
 
-const KEPT = 200;
 const narrow = matchMedia("(max-width: 56rem)"); // as in calls.css
 const columns = () => (narrow.matches ? 4 : 10);
 const FILTERS = ["code", "route", "model"];
@@ -25,15 +25,15 @@ export class Calls {
     });
   }
 
-  /** Put these on top, the oldest first. */
-  add(calls) {
+  /** Put these on top, the oldest first, and keep no more than `most`. */
+  add(calls, most) {
     for (const call of calls) {
       const row = this.row(call);
       this.rows.unshift({ call, row });
       this.body.prepend(row);
       for (const [field, select] of this.selects) offer(select, call[field]);
     }
-    for (const { row } of this.rows.splice(KEPT)) {
+    for (const { row } of this.rows.splice(most)) {
       row.nextElementSibling?.matches(".detail") && row.nextElementSibling.remove();
       row.remove();
     }
@@ -59,7 +59,7 @@ export class Calls {
   }
 
   row(call) {
-    const opener = make("button", { type: "button", "aria-expanded": "false" }, timeOf(call.endedAt));
+    const opener = element("button", { type: "button", "aria-expanded": "false" }, timeOf(call.endedAt));
     const tokens = (call.promptTokens ?? 0) + (call.answerTokens ?? 0);
     const cells = [
       ["", opener],
@@ -73,10 +73,10 @@ export class Calls {
       ["number wide", tokens ? count(tokens) : "–"],
       ["number wide", price(call)],
     ];
-    const row = make(
+    const row = element(
       "tr",
-      { class: kind(call) },
-      ...cells.map(([name, content]) => make("td", { class: name || null }, content)),
+      { class: outcomeClass(call.code, call.status) },
+      ...cells.map(([name, content]) => element("td", { class: name || null }, content)),
     );
     row.addEventListener("click", (event) => {
       const selected = getSelection();
@@ -92,7 +92,7 @@ function toggle(row, opener, call) {
   opener.setAttribute("aria-expanded", String(!open));
   row.classList.toggle("open", !open);
   if (open) row.nextElementSibling.remove();
-  else row.after(make("tr", { class: "detail" }, make("td", { colspan: columns() }, ...detail(call))));
+  else row.after(element("tr", { class: "detail" }, element("td", { colspan: columns() }, ...detail(call))));
 }
 
 function offer(select, value) {
@@ -100,21 +100,16 @@ function offer(select, value) {
   const options = [...select.options];
   if (options.some((option) => option.value === value)) return;
   const after = options.slice(1).find((option) => option.value > value);
-  select.insertBefore(make("option", { value }, words(value)), after ?? null);
-}
-
-function kind(call) {
-  if (call.code === "completed") return "completed";
-  return call.status >= 500 ? "server-errors" : "client-errors";
+  select.insertBefore(element("option", { value }, words(value)), after ?? null);
 }
 
 function outcome(call) {
   const reason = call.reason ? ` · ${words(call.reason)}` : "";
-  return make(
+  return element(
     "span",
     { class: "outcome" },
-    make("span", { class: "dot", "aria-hidden": "true" }),
-    make("b", {}, words(call.code)),
+    element("span", { class: "dot", "aria-hidden": "true" }),
+    element("b", {}, words(call.code)),
     ` ${call.code === "completed" ? "" : call.status}${reason}`,
   );
 }
@@ -154,15 +149,15 @@ function bar(step, call) {
   const percent = (ms) => (100 * ms) / Math.max(call.latencyMs, 0.1);
   const width = Math.max(0.6, percent(step.to - step.from));
   const x = Math.min(percent(step.from), 100 - width);
-  return draw("rect", { class: step.kind, x: `${x}%`, width: `${width}%`, height: "100%", rx: 2 });
+  return svg("rect", { class: step.kind, x: `${x}%`, width: `${width}%`, height: "100%", rx: 2 });
 }
 
 /** The timeline in one line. */
 function shape(call) {
   const retried = call.attempts.length > 1 ? `${call.attempts.length} attempts` : "";
   const bars = steps(call).map((step) => bar(step, call));
-  const picture = draw("svg", { "aria-hidden": "true" }, ...bars);
-  return make("span", { class: "track" }, picture, make("span", { class: "unseen" }, retried));
+  const picture = svg("svg", { "aria-hidden": "true" }, ...bars);
+  return element("span", { class: "track" }, picture, element("span", { class: "unseen" }, retried));
 }
 
 function detail(call) {
@@ -172,27 +167,27 @@ function detail(call) {
 function timeline(call) {
   const first = call.firstTokenMs;
   const items = steps(call).map((step) => {
-    const picture = draw("svg", { "aria-hidden": "true" }, bar(step, call));
+    const picture = svg("svg", { "aria-hidden": "true" }, bar(step, call));
     if (first !== undefined) {
       const x = `${(100 * first) / Math.max(call.latencyMs, 0.1)}%`;
-      picture.append(draw("line", { class: "first-token", x1: x, x2: x, y1: 0, y2: "100%" }));
+      picture.append(svg("line", { class: "first-token", x1: x, x2: x, y1: 0, y2: "100%" }));
     }
     const took = duration(step.to - step.from);
-    return make(
+    return element(
       "li",
       { class: step.kind },
-      make("span", { class: "label" }, step.label),
-      make("span", { class: "track" }, picture),
-      make("span", { class: "took" }, step.note ? `${took}, ${step.note}` : took),
+      element("span", { class: "label" }, step.label),
+      element("span", { class: "track" }, picture),
+      element("span", { class: "took" }, step.note ? `${took}, ${step.note}` : took),
     );
   });
-  if (!items.length) return make("p", { class: "quiet" }, unasked(call));
-  const marks = ["0", `total ${duration(call.latencyMs)}`].map((mark) => make("span", {}, mark));
-  return make(
+  if (!items.length) return element("p", { class: "quiet" }, unasked(call));
+  const marks = ["0", `total ${duration(call.latencyMs)}`].map((mark) => element("span", {}, mark));
+  return element(
     "div",
     { class: "timeline" },
-    make("ol", { "aria-label": "Timeline" }, ...items),
-    make("p", { class: "marks" }, ...marks),
+    element("ol", { "aria-label": "Timeline" }, ...items),
+    element("p", { class: "marks" }, ...marks),
   );
 }
 
@@ -203,8 +198,9 @@ function unasked(call) {
 
 function facts(call) {
   const counted = { provider: "by the provider", estimated: "by us", partial: "by us, at most" };
+  const id = element("code", {}, call.requestId);
   const rows = [
-    ["request id", make("code", {}, call.requestId), copier(call.requestId)],
+    ["request id", id, copyButton("Copy", id, () => call.requestId)],
     ["route", call.route + (call.stream ? ", streamed" : "")],
     ["caller", call.caller],
     ["model", call.model],
@@ -216,26 +212,11 @@ function facts(call) {
     ["cost", call.countedBy && (call.usd === undefined ? "unknown" : usd(call.usd))],
     ["finish", call.finishReason && words(call.finishReason) + (call.cut ? ", cut by us" : "")],
     ["redacted", call.redactions && plural(call.redactions, "value")],
-    ["provider’s id", call.providerRequestId && make("code", {}, call.providerRequestId)],
+    ["provider’s id", call.providerRequestId && element("code", {}, call.providerRequestId)],
     ["ended", `${age(Math.max(0, Date.now() / 1000 - call.endedAt))} ago`],
   ];
   const pairs = rows
     .filter(([, value]) => value)
-    .map(([name, ...value]) => make("div", {}, make("dt", {}, name), make("dd", {}, ...value)));
-  return make("dl", { class: "facts" }, ...pairs);
-}
-
-function copier(text) {
-  const button = make("button", { type: "button", class: "copy" }, "Copy");
-  button.addEventListener("click", async () => {
-    try {
-      await navigator.clipboard.writeText(text);
-      button.textContent = "Copied";
-    } catch {
-      // No clipboard for pages by plain http: select it, so that a key press copies it.
-      getSelection().selectAllChildren(button.previousElementSibling);
-      button.textContent = "Selected";
-    }
-  });
-  return button;
+    .map(([name, ...value]) => element("div", {}, element("dt", {}, name), element("dd", {}, ...value)));
+  return element("dl", { class: "facts" }, ...pairs);
 }

@@ -1,7 +1,8 @@
 // Charts over the slots of the last hour or quarter: one column for each slot, now at the right.
 // A pointer or the arrow keys pick a column, and a line of text says what it holds.
 
-import { count, draw, duration, make, minuteOf, plural, timeOf } from "./text.js";
+import { element, svg } from "../parts.js";
+import { count, duration, minuteOf, plural, timeOf } from "./text.js";
 
 const HEIGHT = 100;
 const CLASSES = [
@@ -12,15 +13,15 @@ const CLASSES = [
 
 class Chart {
   constructor(title, legend) {
-    this.plot = draw("svg", { preserveAspectRatio: "none", "aria-hidden": "true" });
-    this.top = make("span", { class: "top" });
-    this.axis = make("p", { class: "axis", "aria-hidden": "true" });
-    this.said = make("output", {});
-    this.area = make("div", { class: "plot", tabindex: "0", role: "img" }, this.plot, this.top);
-    this.element = make(
+    this.plot = svg("svg", { preserveAspectRatio: "none", "aria-hidden": "true" });
+    this.top = element("span", { class: "top" });
+    this.axis = element("p", { class: "axis", "aria-hidden": "true" });
+    this.said = element("output", {});
+    this.area = element("div", { class: "plot", tabindex: "0", role: "img" }, this.plot, this.top);
+    this.element = element(
       "figure",
       {},
-      make("figcaption", {}, make("h2", {}, title), legend, this.said),
+      element("figcaption", {}, element("h2", {}, title), legend, this.said),
       this.area,
       this.axis,
     );
@@ -40,7 +41,7 @@ class Chart {
     this.plot.replaceChildren(...this.drawn(slots, columns));
     this.area.setAttribute("aria-label", this.summary(slots));
     const ticks = [1, 0.75, 0.5, 0.25, 0].map((part) => data.now - part * columns * data.slotS);
-    this.axis.replaceChildren(...ticks.map((at) => make("span", {}, minuteOf(at))));
+    this.axis.replaceChildren(...ticks.map((at) => element("span", {}, minuteOf(at))));
     this.pick(this.picked);
   }
 
@@ -66,7 +67,7 @@ class Chart {
       return;
     }
     const x = this.columns - 1 - ago;
-    this.plot.append(draw("rect", { class: "picked", x, y: 0, width: 1, height: HEIGHT }));
+    this.plot.append(svg("rect", { class: "picked", x, y: 0, width: 1, height: HEIGHT }));
     const slot = this.slots.get(ago);
     const at = timeOf(this.data.now - ago * this.data.slotS);
     this.said.textContent = `${at}: ${slot ? this.reading(slot) : "no calls"}`;
@@ -91,7 +92,7 @@ export class CallsChart extends Chart {
       return CLASSES.filter(([name]) => slot[name]).map(([name]) => {
         const height = (slot[name] / most) * HEIGHT;
         y -= height;
-        return draw("rect", { class: name, x: this.column(slot) + 0.1, y, width: 0.8, height });
+        return svg("rect", { class: name, x: this.column(slot) + 0.1, y, width: 0.8, height });
       });
     });
   }
@@ -123,13 +124,13 @@ export class LatencyChart extends Chart {
     const y = (ms) => HEIGHT * (1 - Math.log10(ms / least) / Math.log10(most / least));
     const lines = [];
     for (let ms = least * 10; ms < most; ms *= 10) {
-      lines.push(draw("line", { class: "grid", x1: 0, x2: columns, y1: y(ms), y2: y(ms) }));
+      lines.push(svg("line", { class: "grid", x1: 0, x2: columns, y1: y(ms), y2: y(ms) }));
     }
     this.grid(lines.map((_, step) => [duration(least * 10 ** (step + 1)), y(least * 10 ** (step + 1))]));
     const bars = timed.map((slot) => {
       const [top, bottom] = [y(slot.p95), y(slot.p50)];
       const height = Math.max(2, bottom - top);
-      return draw("rect", { class: "range", x: this.column(slot) + 0.1, y: top, width: 0.8, height });
+      return svg("rect", { class: "range", x: this.column(slot) + 0.1, y: top, width: 0.8, height });
     });
     return [...lines, ...bars];
   }
@@ -137,7 +138,7 @@ export class LatencyChart extends Chart {
   grid(labels) {
     this.area.querySelectorAll(".level").forEach((label) => label.remove());
     for (const [text, percent] of labels) {
-      const label = make("span", { class: "level" }, text);
+      const label = element("span", { class: "level" }, text);
       label.style.top = `${percent}%`;
       this.area.append(label);
     }
@@ -176,11 +177,11 @@ export function slotsOf(data, columns) {
 
 function legend(entries) {
   const items = entries.map(([name, label]) => {
-    const swatch = draw("svg", { class: "swatch", "aria-hidden": "true" });
-    swatch.append(draw("rect", { class: name, width: "100%", height: "100%", rx: 2 }));
-    return make("li", {}, swatch, label);
+    const swatch = svg("svg", { class: "swatch", "aria-hidden": "true" });
+    swatch.append(svg("rect", { class: name, width: "100%", height: "100%", rx: 2 }));
+    return element("li", {}, swatch, label);
   });
-  return make("ul", { class: "legend" }, ...items.reverse());
+  return element("ul", { class: "legend" }, ...items.reverse());
 }
 
 const total = (slot) => slot.completed + slot["client-errors"] + slot["server-errors"];

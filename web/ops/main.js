@@ -7,19 +7,18 @@ import { timeOf } from "./text.js";
 
 const EVERY_MS = 2000;
 const PATIENCE_MS = 10_000;
-const COLUMNS = { quarter: 60, hour: 240, day: 240 };
 const TOKEN = "sluice.ops.token";
 
-const at = (id) => document.getElementById(id);
-const [state, door, board, controls, pause] = ["state", "door", "board", "controls", "pause"].map(at);
+const byId = (id) => document.getElementById(id);
+const [state, door, board, controls, pause] = ["state", "door", "board", "controls", "pause"].map(byId);
 const charts = [new CallsChart(), new LatencyChart()];
-const calls = new Calls(at("calls"), at("no-calls"));
+const calls = new Calls(byId("calls"), byId("no-calls"));
 
 let data = null;
 let timer = null;
 let asking = false;
 
-at("charts").append(...charts.map((chart) => chart.element));
+byId("charts").append(...charts.map((chart) => chart.element));
 
 async function ask() {
   clearTimeout(timer);
@@ -53,7 +52,7 @@ function take(news) {
     return;
   }
   data = news;
-  calls.add(data.calls);
+  calls.add(data.calls, data.maxCalls);
   show();
   if (!isPaused()) say(data.draining ? "Draining" : "Live", data.draining);
   for (const part of [board, controls]) part.hidden = false;
@@ -61,12 +60,12 @@ function take(news) {
 
 function show() {
   const span = document.querySelector("input[name=span]:checked").value;
-  const columns = COLUMNS[span];
+  const columns = data.chartSlots[span];
   const slots = slotsOf(data, columns);
-  showFigures(at("figures"), data, span);
+  showFigures(byId("figures"), data, span);
   for (const chart of charts) chart.show(slots, columns, data);
-  showPanels(at("panels"), data, span);
-  showServer(at("server"), data);
+  showPanels(byId("panels"), data, span);
+  showServer(byId("server"), data);
 }
 
 /** Ask for the token; `wrong`: the one we have is not it. */
@@ -74,12 +73,12 @@ function lock(wrong) {
   sessionStorage.removeItem(TOKEN);
   data = null;
   calls.clear();
-  at("server").replaceChildren();
+  byId("server").replaceChildren();
   for (const part of [board, controls]) part.hidden = true;
   door.hidden = false;
-  at("token-fault").textContent = wrong ? "That is not the token." : "";
+  byId("token-fault").textContent = wrong ? "That is not the token." : "";
   say("Locked", false);
-  at("token").focus();
+  byId("token").focus();
 }
 
 function say(text, bad) {
@@ -99,14 +98,14 @@ pause.addEventListener("click", () => {
 
 door.addEventListener("submit", (event) => {
   event.preventDefault();
-  const token = at("token").value.trim();
-  at("token").value = "";
+  const token = byId("token").value.trim();
+  byId("token").value = "";
   if (!/^[!-~]+$/.test(token)) return lock(true); // no header could carry it
   sessionStorage.setItem(TOKEN, token);
   door.hidden = true;
   ask();
 });
 
-at("span").addEventListener("change", () => data && show());
+byId("span").addEventListener("change", () => data && show());
 document.addEventListener("visibilitychange", ask);
 ask();

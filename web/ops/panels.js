@@ -1,6 +1,18 @@
 // The figures and the panels below the charts.
 
-import { age, cost, count, draw, duration, make, plural, share, timeOf, usd, words } from "./text.js";
+import { element, svg } from "../parts.js";
+import {
+  age,
+  cost,
+  count,
+  duration,
+  outcomeClass,
+  plural,
+  share,
+  timeOf,
+  usd,
+  words,
+} from "./text.js";
 
 const PERIODS = { quarter: "in the last 15 min", hour: "in the last hour", day: "today" };
 const STATES = { closed: "closed", open: "open", half_open: "half open" };
@@ -47,12 +59,12 @@ export function showFigures(place, data, name) {
   ];
   show(place, figures, () =>
     figures.map(([title, value, note, mood]) =>
-      make(
+      element(
         "div",
         { class: mood || null },
-        make("dt", {}, title),
-        make("dd", { class: "value" }, value),
-        make("dd", {}, note),
+        element("dt", {}, title),
+        element("dd", { class: "value" }, value),
+        element("dd", {}, note),
       ),
     ),
   );
@@ -66,7 +78,7 @@ export function showPanels(place, data, name) {
   const span = data.spans[name];
   const facts = [span, data.circuits, data.limits, data.store === "redis"];
   show(place, facts, () => [
-    panel("Outcomes", ranked(Object.entries(span.codes).map(([c, n]) => [words(c), n, mood(c)]))),
+    panel("Outcomes", ranked(outcomes(span.codes, data.statuses))),
     panel("Providers", ...data.circuits.map((circuit) => provider(circuit, span.faults))),
     panel("Callers", spending(span.callers, "caller")),
     panel("Models", spending(span.models, "model")),
@@ -77,47 +89,43 @@ export function showPanels(place, data, name) {
 }
 
 function panel(title, ...content) {
-  return make("section", {}, make("h2", {}, title), ...content);
+  return element("section", {}, element("h2", {}, title), ...content);
 }
+
+const outcomes = (codes, statuses) =>
+  Object.entries(codes).map(([code, n]) => [words(code), n, outcomeClass(code, statuses[code])]);
 
 const entriesInWords = (counts) => Object.entries(counts).map(([name, n]) => [words(name), n]);
 
-/** Which colour an outcome has; the exact status is in the list of calls. */
-function mood(code) {
-  const failed = ["provider_", "internal", "circuit_open", "draining", "overloaded", "deadline_"];
-  if (code === "completed") return "completed";
-  return failed.some((start) => code.startsWith(start)) ? "server-errors" : "client-errors";
-}
-
 /** Names with their counts and bars, `[name, count, class]`. */
 function ranked(rows, none = "none") {
-  if (!rows.length) return make("p", { class: "quiet" }, none);
+  if (!rows.length) return element("p", { class: "quiet" }, none);
   const most = Math.max(...rows.map(([, n]) => n));
   const items = rows.map(([name, n, kind = "plain"]) =>
-    make(
+    element(
       "li",
       {},
-      make("span", { class: "name" }, name),
-      make("span", { class: "number" }, count(n)),
+      element("span", { class: "name" }, name),
+      element("span", { class: "number" }, count(n)),
       meter(n / most, kind),
     ),
   );
-  return make("ul", { class: "ranked" }, ...items);
+  return element("ul", { class: "ranked" }, ...items);
 }
 
 function meter(part, kind) {
   const width = `${Math.max(0.5, 100 * Math.min(1, part))}%`;
-  const bar = draw("rect", { class: kind, width, height: "100%", rx: 2 });
-  return draw("svg", { class: "meter", "aria-hidden": "true" }, bar);
+  const bar = svg("rect", { class: kind, width, height: "100%", rx: 2 });
+  return svg("svg", { class: "meter", "aria-hidden": "true" }, bar);
 }
 
 function provider({ provider: name, state, openForS }, faults) {
   const text = state === "open" ? `open, probe in ${age(openForS)}` : STATES[state];
   const reasons = faults.filter((fault) => fault.provider === name);
-  return make(
+  return element(
     "div",
     { class: "provider" },
-    make("h3", {}, name, " ", make("span", { class: `badge ${state}` }, `circuit ${text}`)),
+    element("h3", {}, name, " ", element("span", { class: `badge ${state}` }, `circuit ${text}`)),
     ranked(
       reasons.map(({ reason, attempts }) => [words(reason), attempts, "server-errors"]),
       "no failed attempts",
@@ -126,33 +134,33 @@ function provider({ provider: name, state, openForS }, faults) {
 }
 
 function spending(rows, what) {
-  if (!rows.length) return make("p", { class: "quiet" }, "none");
+  if (!rows.length) return element("p", { class: "quiet" }, "none");
   const head = [what, "calls", "failed", "tokens", "cost"].map((title, column) =>
-    make("th", { scope: "col", class: column ? "number" : null }, title),
+    element("th", { scope: "col", class: column ? "number" : null }, title),
   );
   const body = rows.map((row) =>
-    make(
+    element(
       "tr",
       {},
-      make("th", { scope: "row" }, row.name ?? make("em", {}, "all others")),
-      make("td", { class: "number" }, count(row.calls)),
-      make("td", { class: `number ${row.serverErrors ? "alarm" : ""}` }, count(row.serverErrors)),
-      make("td", { class: "number" }, count(row.promptTokens + row.answerTokens)),
-      make("td", { class: "number" }, cost(row.usd, row.unpriced)),
+      element("th", { scope: "row" }, row.name ?? element("em", {}, "all others")),
+      element("td", { class: "number" }, count(row.calls)),
+      element("td", { class: `number ${row.serverErrors ? "alarm" : ""}` }, count(row.serverErrors)),
+      element("td", { class: "number" }, count(row.promptTokens + row.answerTokens)),
+      element("td", { class: "number" }, cost(row.usd, row.unpriced)),
     ),
   );
-  return make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body));
+  return element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...body));
 }
 
 function limits(data, refused) {
   const used = data.limits.map(({ rule, used: amount, maximum }) => {
     const shown = rule.includes("usd") ? usd : (number) => count(Math.floor(number));
     const part = amount / maximum;
-    return make(
+    return element(
       "li",
       {},
-      make("span", { class: "name" }, limitName(rule)),
-      make("span", { class: "number" }, `${shown(amount)} of ${shown(maximum)}`),
+      element("span", { class: "name" }, limitName(rule)),
+      element("span", { class: "number" }, `${shown(amount)} of ${shown(maximum)}`),
       meter(part, part > 0.8 ? "server-errors" : "plain"),
     );
   });
@@ -160,9 +168,9 @@ function limits(data, refused) {
     data.store === "memory" ? "No limit of the whole server is set." : "Counted in Redis by all.";
   return [
     used.length
-      ? make("ul", { class: "ranked" }, ...used)
-      : make("p", { class: "quiet" }, none),
-    make("h3", {}, "Calls refused"),
+      ? element("ul", { class: "ranked" }, ...used)
+      : element("p", { class: "quiet" }, none),
+    element("h3", {}, "Calls refused"),
     ranked(Object.entries(refused).map(([rule, n]) => [limitName(rule), n, "client-errors"])),
   ];
 }

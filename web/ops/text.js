@@ -1,29 +1,10 @@
-// How numbers and times read, and how elements are made. What the server says is only ever text.
+// How numbers and times read.
 
-const SVG = "http://www.w3.org/2000/svg";
 const whole = new Intl.NumberFormat("en");
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 const three = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 const minutes = new Intl.DateTimeFormat("en-GB", { timeStyle: "short" });
-
-/** An element with these attributes; `null` and `false` leave one out, strings become text. */
-export function make(name, attributes = {}, ...children) {
-  return fill(document.createElement(name), attributes, children);
-}
-
-/** The same for SVG. */
-export function draw(name, attributes = {}, ...children) {
-  return fill(document.createElementNS(SVG, name), attributes, children);
-}
-
-function fill(element, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value !== null && value !== false) element.setAttribute(name, value === true ? "" : value);
-  }
-  element.append(...children.filter((child) => child !== null));
-  return element;
-}
 
 export const count = (number) => (number < 10000 ? whole.format(number) : compact.format(number));
 
@@ -65,3 +46,9 @@ export const minuteOf = (epochS) => minutes.format(epochS * 1000);
 
 /** `rate_limited` as words. */
 export const words = (name) => name.replaceAll("_", " ");
+
+/** Which colour an outcome has. */
+export function outcomeClass(code, status) {
+  if (code === "completed") return "completed";
+  return status >= 500 ? "server-errors" : "client-errors";
+}
