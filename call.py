@@ -139,7 +139,7 @@ class Call:
     """As requests name it; `target` has the provider's name for it."""
     messages: list[dict[str, Any]] = field(default_factory=list, repr=False)
     """As chat completions have them."""
-    own_messages: int = 0
+    operator_messages: int = 0
     """How many of the first are the operator's, and nobody's secret."""
     options: dict[str, Any] = field(default_factory=dict, repr=False)
     """Further fields for the provider: tools, temperature, …."""
@@ -157,7 +157,7 @@ class Call:
 
     timeline: list[Attempt] = field(default_factory=list)
     """The attempts that were sent; between two of them is the backoff."""
-    passed_over: list[Attempt] = field(default_factory=list)
+    skipped: list[Attempt] = field(default_factory=list)
     """Those that were not, for the circuit was open."""
     trace: TraceContext | None = None
     """None where nobody traces."""
@@ -172,7 +172,7 @@ class Call:
     provider_request_id: str | None = None
     response_model: str | None = None
     """The model that answered, as the provider says."""
-    kept_answer: StringIO | None = field(default=None, repr=False)
+    audit_buffer: StringIO | None = field(default=None, repr=False)
     """The provider's own words, where operator and request both agree that they are kept."""
     code: str | None = None
     """The terminal outcome, a key of `errors.OUTCOMES`; None until the call is settled."""

@@ -23,7 +23,7 @@ def leaves(
         stack += reversed(deeper)
 
 
-def is_deeper(document: Any, levels: int) -> bool:
+def exceeds_depth(document: Any, levels: int) -> bool:
     """Whether dicts and lists are nested more than so many levels deep."""
     level = [document]
     for _ in range(levels):

@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.setswitchinterval(_SWITCH_S)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(
-                serve(config, _host(), load=load, cassette=options.cassette, make_traces=traced)
+                serve(config, _host(), load=load, cassette=options.cassette, traces_factory=traced)
             )
     except ConfigError as fault:
         print(f"sluice: {fault}", file=sys.stderr)
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _load(options: argparse.Namespace) -> Config:
     return loader.load(
-        options.config, _environment(options), keyless=options.command in ("replay", "audit")
+        options.config, _environment(options), ignore_keys=options.command in ("replay", "audit")
     )
 
 

@@ -20,7 +20,7 @@ from typing import Final
 
 from config import Config, loader
 from errors import ConfigError
-from guards.tokens import load_tables
+from guards.tokens import warm_up
 from handlers import Services
 from provider.client import Provider
 from schemas.settings import settings
@@ -88,7 +88,7 @@ class Reload:
         before = self.services
         read = await asyncio.to_thread(self._load)
         config = self._fitted(read)
-        await asyncio.to_thread(load_tables, config)
+        await asyncio.to_thread(warm_up, config)
         gate = before.gate.reconfigured(config)
         router = before.router.reconfigured(config)
         # From here on nothing waits and nothing fails.

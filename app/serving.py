@@ -24,7 +24,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from app.reload import Reload
-from app.wiring import wired
+from app.wiring import build_services
 from config import Config
 from errors import ConfigError
 from handlers import Services, make_app, make_metrics_app
@@ -61,7 +61,7 @@ async def serve(
     *,
     load: Callable[[], Config],
     cassette: Path | None,
-    make_traces: "Callable[[str], Traces] | None",
+    traces_factory: "Callable[[str], Traces] | None",
 ) -> None:
     """Run the server until it is told to stop.
 
@@ -69,13 +69,15 @@ async def serve(
         host: what it runs on.
         load: reads the settings anew.
         cassette: replay this one, or record into it where there is a provider.
-        make_traces: for this version, if there are to be any.
+        traces_factory: for this version, if there are to be any.
 
     Raises:
         ConfigError: with one line for the operator.
     """
     library = Library.open(cassette or config.replay.cassettes) if config.replays else None
-    async with wired(config, library, None if library else cassette, make_traces) as services:
+    async with build_services(
+        config, library, None if library else cassette, traces_factory
+    ) as services:
         server = make_server(services)
         _settle_memory()
         metrics_server = make_server(services, make_metrics_app(services))

@@ -56,18 +56,18 @@ log: Final = logging.getLogger("sluice.server")
 
 
 @asynccontextmanager
-async def wired(
+async def build_services(
     config: Config,
     library: Library | None,
     cassette: Path | None = None,
-    make_traces: "Callable[[str], Traces] | None" = None,
+    traces_factory: "Callable[[str], Traces] | None" = None,
 ) -> AsyncIterator[Services]:
     """All parts of the server, made in order and closed in reverse.
 
     Args:
         library: answer from these recordings; None: from the configured provider.
         cassette: record the provider's answers into this file.
-        make_traces: for this version, if there are to be any.
+        traces_factory: for this version, if there are to be any.
     """
     async with AsyncExitStack() as stack:
         window = Window(clock=time.monotonic, wall_clock=time.time)
@@ -80,7 +80,7 @@ async def wired(
             audit = Audit(config.audit)
             stack.callback(audit.close)
             sinks.append(audit)
-        traces = make_traces(VERSION) if make_traces else None
+        traces = traces_factory(VERSION) if traces_factory else None
         if traces:
             stack.callback(traces.close)
             sinks.append(traces)

@@ -20,7 +20,7 @@ os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(ROOT / "tokens"))
 from call import Call  # noqa: E402
 from config import loader  # noqa: E402
 from guards.gate import Gate  # noqa: E402
-from guards.tokens import weigh  # noqa: E402
+from guards.tokens import count_prompt  # noqa: E402
 from prices import Prices  # noqa: E402
 
 CALLS: Final = 5000
@@ -36,7 +36,7 @@ def made(text: str) -> Call:
     call = Call("id", "/api/chat", 0.0, 1.0, model="gpt-4o-mini", max_tokens=300)
     call.address = "203.0.113.9"
     system = {"role": "system", "content": "You are a helpful assistant."}
-    call.own_messages = 1
+    call.operator_messages = 1
     call.messages = [system, {"role": "user", "content": text}]
     return call
 
@@ -75,7 +75,7 @@ async def main() -> None:
         gate.redactor.redact(call.messages[1:])
 
     async def tokens(call: Call) -> None:
-        await weigh(call, call.model, 8000)
+        await count_prompt(call, call.model, 8000)
 
     for text in (SHORT, LONG):
         print(f"a prompt of {len(text)} characters")

@@ -33,7 +33,7 @@ from calls.idempotency import Reply, ReplyBuffer, ReplyFailed
 from calls.services import Services
 from errors import CallError
 from guards.redaction.restorer import AnswerRestorer
-from guards.tokens import AnswerMeter, weigh_answer
+from guards.tokens import AnswerMeter, count_answer
 from provider.deadline import run
 from provider.stream import ChatStream
 from telemetry.audit import MAX_CONTENT
@@ -188,7 +188,7 @@ class Exchange:
         call.finish_reason = completion.finish_reason
         _capture_for_audit(call, [completion.words])
         if call.usage is None:
-            tokens = await weigh_answer(call.upstream_model, completion.words)
+            tokens = await count_answer(call.upstream_model, completion.words)
             call.timeline[-1].answer_tokens = tokens
         if restorer is not None:
             restorer.whole(completion.document)
@@ -226,7 +226,7 @@ class Exchange:
             documents = [delta.document for delta in deltas]
             words = [delta.said for delta in deltas]
             _capture_for_audit(call, words)
-            if not meter.passes(words):
+            if not meter.within_limit(words):
                 call.cut = True
                 documents.append(stream.cut())
             if restorer is not None:
@@ -309,5 +309,5 @@ def _count(call: Call, stream: ChatStream, meter: AnswerMeter) -> None:
 
 def _capture_for_audit(call: Call, words: Iterable[str]) -> None:
     """Keep the provider's own words, where that is agreed on; of a long answer the first."""
-    if call.kept_answer is not None and call.kept_answer.tell() <= MAX_CONTENT:
-        call.kept_answer.writelines(words)
+    if call.audit_buffer is not None and call.audit_buffer.tell() <= MAX_CONTENT:
+        call.audit_buffer.writelines(words)

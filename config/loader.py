@@ -37,11 +37,11 @@ _PARENTS: Final = parents()
 _MODEL_KEYS: Final = tuple(field.name for field in fields(ModelConfig))
 
 
-def load(path: Path, environ: Mapping[str, str], *, keyless: bool = False) -> Config:
+def load(path: Path, environ: Mapping[str, str], *, ignore_keys: bool = False) -> Config:
     """Read `path`, lay the environment over it, and check the whole.
 
     Args:
-        keyless: no provider will be asked, so leave all keys alone.
+        ignore_keys: no provider will be asked, so leave all keys alone.
 
     Raises:
         ConfigError: with one line for the operator.
@@ -53,7 +53,7 @@ def load(path: Path, environ: Mapping[str, str], *, keyless: bool = False) -> Co
             values[section][key] = parse(section, key, raw, source)
     for section, key, raw, source in from_environ(environ, values):
         values[section][key] = parse(section, key, raw, source)
-    _fit_inherited(values)
+    _clamp_inherited(values)
     _check_chains(values)
     for section, key, rule in settings():
         if rule.get("format") == "path":
@@ -63,7 +63,7 @@ def load(path: Path, environ: Mapping[str, str], *, keyless: bool = False) -> Co
     values["provider"]["api_key_variable"] = SECTIONS["provider"]["properties"]["api_key"][
         "variable"
     ]
-    if keyless:
+    if ignore_keys:
         values["provider"]["api_key"] = ""
     sections = {
         field.name: field.type(**values[field.name])  # type: ignore[operator]
@@ -72,11 +72,11 @@ def load(path: Path, environ: Mapping[str, str], *, keyless: bool = False) -> Co
     }
     config = Config(
         **sections,
-        providers=_providers(sections["provider"], values, {} if keyless else environ),
+        providers=_providers(sections["provider"], values, {} if ignore_keys else environ),
         models=_models(sections["chat"], values),
     )
     _check_upstreams(config)
-    if not keyless:
+    if not ignore_keys:
         _check_keys(config)
     platform = platform_of(environ)
     check_exposure(config, f"this platform ({platform.name})" if platform else config.host)
@@ -180,7 +180,7 @@ def _check_keys(config: Config) -> None:
             )
 
 
-def _fit_inherited(values: Mapping[str, dict[str, Any]]) -> None:
+def _clamp_inherited(values: Mapping[str, dict[str, Any]]) -> None:
     """Whoever lowers a bound in a named section means what is below it, too."""
     for section, own in values.items():
         kind, _, name = section.partition(":")

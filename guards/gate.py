@@ -18,7 +18,7 @@ from guards.limits.limits import Limits
 from guards.redaction.fields import THREAD_FROM_WORK, places, work
 from guards.redaction.redactor import Redactor
 from guards.redaction.restorer import AnswerRestorer
-from guards.tokens import load_tables, weigh
+from guards.tokens import count_prompt, warm_up
 from prices import Prices
 from store.redis import Store
 
@@ -54,7 +54,7 @@ class Gate:
         Raises:
             ConfigError: keys or tokens cannot be checked as configured.
         """
-        load_tables(config)
+        warm_up(config)
         single_use = SingleUse(store, clock=clock)
 
         def make_auth(config: Config) -> Authenticator:
@@ -100,11 +100,11 @@ class Gate:
         return "memory" if self.store is None else "redis" if self.store.up else "down"
 
     @property
-    def passable(self) -> bool:
+    def accepting(self) -> bool:
         """Whether calls may pass as far as the store goes."""
         return self.store is None or self.store.up or self.store.fail_open
 
-    def models_of(self, caller: Caller) -> list[str]:
+    def models_for(self, caller: Caller) -> list[str]:
         """The models that this caller may ask; the first is the default."""
         models = self.config.models
         return [
@@ -122,7 +122,7 @@ class Gate:
         Raises:
             CallError: 413, 422, 429 or 503.
         """
-        said = call.messages[call.own_messages :]
+        said = call.messages[call.operator_messages :]
         values = [*said, call.options] if call.options else said
         if work(places(values)) < THREAD_FROM_WORK:
             redacted = self.redactor.redact(values)
@@ -130,6 +130,6 @@ class Gate:
             redacted = await asyncio.to_thread(self.redactor.redact, values)
         call.redactions = redacted.counts
         model = self.config.models[call.model]
-        await weigh(call, model.upstream[0].model, model.max_prompt_tokens)
+        await count_prompt(call, model.upstream[0].model, model.max_prompt_tokens)
         await self.limits.reserve(call)
         return AnswerRestorer(redacted.restored) if redacted.restored else None

@@ -47,20 +47,20 @@ Count = Callable[[str], int]
 
 
 @cache
-def counter(model: str) -> Count:
+def tokenizer(model: str) -> Count:
     """What counts the tokens of a text for this model."""
     encoding = _encoding("cl100k_base" if _table(model) == "cl100k_base" else "o200k_base")
     return lambda text: len(encoding.encode_ordinary(text))
 
 
-def load_tables(config: Config) -> None:
+def warm_up(config: Config) -> None:
     """Load what the configured models are counted by: 0.3 s that no call should wait for."""
     for model in config.models.values():
         for target in model.upstream:
-            counter(target.model)
+            tokenizer(target.model)
 
 
-async def weigh(call: Call, model: str, max_prompt_tokens: int) -> None:
+async def count_prompt(call: Call, model: str, max_prompt_tokens: int) -> None:
     """Set `call.prompt_tokens`.
 
     Args:
@@ -87,7 +87,7 @@ async def weigh(call: Call, model: str, max_prompt_tokens: int) -> None:
 
 
 def _weight(model: str, texts: Sequence[str]) -> int:
-    return sum(map(counter(model), texts))
+    return sum(map(tokenizer(model), texts))
 
 
 def _attachments(message: dict[str, Any]) -> int:
@@ -105,13 +105,13 @@ def _attachments(message: dict[str, Any]) -> int:
     return tokens
 
 
-async def weigh_answer(model: str, text: str) -> int:
+async def count_answer(model: str, text: str) -> int:
     """Tokens of an answer, where the provider has not said how many.
 
     Args:
         model: as its provider calls it.
     """
-    count = counter(model)
+    count = tokenizer(model)
     if len(text) < THREAD_FROM_WORK:
         return count(text)
     return await asyncio.to_thread(count, text)
@@ -127,14 +127,14 @@ class AnswerMeter:
     """
 
     def __init__(self, model: str, max_tokens: int | None) -> None:
-        self._count = counter(model)
+        self._count = tokenizer(model)
         slack = 1 if _table(model) else _FOREIGN_SLACK
         self._limit = inf if max_tokens is None else max_tokens * slack + _PIECES_SLACK
         self._counted = 0
         self._pending: list[str] = []
         self._pending_bytes = 0
 
-    def passes(self, deltas: Iterable[str]) -> bool:
+    def within_limit(self, deltas: Iterable[str]) -> bool:
         """Add these texts; False once the answer is longer than its limit."""
         for delta in deltas:
             self._pending.append(delta)

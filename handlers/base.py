@@ -151,7 +151,7 @@ class BaseHandler(RequestHandler):
             written.add_done_callback(lambda _: self.close_connection())
         return written
 
-    async def bounded_flush(self) -> None:
+    async def flush_or_abort(self) -> None:
         """Hand what was written to the client, or give the client up.
 
         Raises:
@@ -159,7 +159,7 @@ class BaseHandler(RequestHandler):
         """
         await self._bounded(self.flush())
 
-    async def bounded_finish(self) -> None:
+    async def finish_or_abort(self) -> None:
         """The same for the end of the reply."""
         await self._bounded(self.finish())
 

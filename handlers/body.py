@@ -19,7 +19,7 @@ import jsonschema_rs
 from jsonschema_rs import ValidationErrorKind as Kind
 
 from errors import CallError
-from json_tree import is_deeper
+from json_tree import exceeds_depth
 from schemas import load
 
 MAX_VALUES: Final = 16_384
@@ -100,7 +100,7 @@ def _strict_json(body: bytes) -> object:
         raise invalid("The body must not contain lone surrogates") from None
     except RecursionError:
         raise invalid("The body is nested too deeply") from None
-    if text.count("[") + text.count("{") > _MAX_LEVELS and is_deeper(document, _MAX_LEVELS):
+    if text.count("[") + text.count("{") > _MAX_LEVELS and exceeds_depth(document, _MAX_LEVELS):
         raise invalid("The body is nested too deeply")
     return document
 

@@ -62,7 +62,7 @@ class CallHandler(BaseHandler):
             parent = headers.get("Traceparent", ""), headers.get("Tracestate", "")
             call.trace = self.services.begin_trace(*parent)
         if self.config.audits_content and headers.get("X-Audit-Consent") == "true":
-            call.kept_answer = StringIO()
+            call.audit_buffer = StringIO()
         return call
 
     async def post(self) -> None:
@@ -120,7 +120,7 @@ class CallHandler(BaseHandler):
         Raises:
             CallError: `model_not_found`.
         """
-        allowed = self.services.gate.models_of(call.caller)
+        allowed = self.services.gate.models_for(call.caller)
         if not allowed:
             raise CallError("model_not_found")
         if named is not None and named not in allowed:

@@ -17,7 +17,7 @@ from handlers.formats.base import EVENT_STREAM
 from handlers.formats.plain_text import PlainText
 from handlers.formats.text_and_usage import TextReply
 from handlers.formats.ui_stream import UiStream
-from handlers.request import without_system
+from handlers.request import apply_system_policy
 
 _REQUEST: Final = Schema("chat.request.json")
 _UI_REQUEST: Final = Schema("chat.ui.request.json")
@@ -44,7 +44,7 @@ class ChatHandler(CallHandler):
             said = [*fields.get("messages", ()), now]
         if prompt := self.config.chat.system_prompt:
             said.insert(0, {"role": "system", "content": prompt})
-            call.own_messages = 1
+            call.operator_messages = 1
         call.messages = said
         accept = self.request.headers.get("Accept", "").lower()
         as_text = bool(self.request.query) or (
@@ -88,7 +88,7 @@ def _said_in_ui(messages: list[dict[str, Any]], policy: str) -> list[dict[str, A
         }
         for message in messages
     ]
-    said = without_system(said, policy, lambda message: message["role"] == "system")
+    said = apply_system_policy(said, policy, lambda message: message["role"] == "system")
     if not said or said[-1]["role"] != "user" or not said[-1]["content"]:
         raise invalid("The last of messages must be the user's, with a text that is not blank")
     # One that is empty was an answer that failed, or had nothing but tools.

@@ -34,7 +34,7 @@ class HttpClient:
     async def flush(self) -> None:
         self._flushing = True
         try:
-            await self._handler.bounded_flush()
+            await self._handler.flush_or_abort()
         except CallError:
             self._gone = True
             raise
@@ -42,7 +42,7 @@ class HttpClient:
         self._last_flush = self._handler.services.clock()
 
     async def end(self) -> None:
-        await self._handler.bounded_finish()
+        await self._handler.finish_or_abort()
 
     @contextmanager
     def heartbeats(self, comment: bytes) -> Iterator[None]:

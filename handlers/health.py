@@ -52,7 +52,7 @@ class ReadinessHandler(_HealthHandler):
             self.answer_health("draining", 503)
         elif self.services.router.all_open:
             self.answer_health("circuit_open", 503)
-        elif not self.services.gate.passable:
+        elif not self.services.gate.accepting:
             self.answer_health("store_down", 503)
         else:
             self.answer_health("ok")

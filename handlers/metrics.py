@@ -46,7 +46,7 @@ class MetricsHandler(BaseHandler):
         self.set_header("Content-Type", content_type)
         self.write(page)
         with suppress(CallError):  # it has left; there is nobody to tell
-            await self.bounded_finish()
+            await self.finish_or_abort()
 
     def _check_token(self) -> None:
         token = self.config.metrics.token

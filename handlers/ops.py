@@ -63,7 +63,7 @@ class OpsHandler(BaseHandler):
             raise invalid("Query parameters are not accepted, but for after=NUMBER")
         self.answer(ops_document(self.services, after=int(query[1] or 0)))
         with suppress(CallError):  # it has left; there is nobody to tell
-            await self.bounded_finish()
+            await self.finish_or_abort()
 
     def on_finish(self) -> None:
         # The page asks every other second.
@@ -95,7 +95,7 @@ def ops_document(services: Services, *, after: int) -> dict[str, Any]:
         ],
         "limits": [
             {"rule": name, "used": round(used, 6), "maximum": maximum}
-            for name, used, maximum in gate.limits.of_server()
+            for name, used, maximum in gate.limits.server_usage()
         ],
         "callsPerS": round(snapshot.calls_per_s, 3),
         "slotS": SLOT_S,

@@ -38,7 +38,7 @@ def _charsets(content_type: str) -> set[str]:
     return {quoted or token for name, quoted, token in parameters if name == "charset"}
 
 
-def without_system(
+def apply_system_policy(
     messages: list[dict[str, Any]], policy: str, is_system: Callable[[dict[str, Any]], bool]
 ) -> list[dict[str, Any]]:
     """The messages of a client, after the policy for its system messages.

@@ -15,7 +15,7 @@ class SessionHandler(BaseHandler):
         # Models depend on the caller; while nobody says who they are there are none to tell.
         models: list[str] = []
         if mode in ("none", "public") or "Authorization" in self.request.headers:
-            models = services.gate.models_of(await self.authenticate())
+            models = services.gate.models_for(await self.authenticate())
         self.answer(
             {
                 "mode": services.mode,

@@ -88,13 +88,13 @@ def _timers(config: Config, host: Host) -> Iterator[Finding]:
     )
     found = f"{server.heartbeat_s:g} s; routers cut a stream silent for {_ROUTER_SILENCE_S} s"
     quiet = server.heartbeat_s >= _ROUTER_SILENCE_S
-    yield _judged(not quiet, "heartbeat", found, "SLUICE_SERVER_HEARTBEAT_S=15")
+    yield _warn_unless(not quiet, "heartbeat", found, "SLUICE_SERVER_HEARTBEAT_S=15")
     late = server.drain_s > _KILLED_AFTER_S - _FAREWELL_S
     found = f"{server.drain_s:g} s for calls in flight; killed {_KILLED_AFTER_S} s after SIGTERM"
-    yield _judged(not late, "drain", found, "SLUICE_SERVER_DRAIN_S=23")
+    yield _warn_unless(not late, "drain", found, "SLUICE_SERVER_DRAIN_S=23")
     short = host.on_platform and server.idle_connection_s <= _ROUTER_KEEPS_S
     found = f"{server.idle_connection_s:g} s; the router keeps its own {_ROUTER_KEEPS_S} s"
-    yield _judged(not short, "keep-alive", found, "SLUICE_SERVER_IDLE_CONNECTION_S=95")
+    yield _warn_unless(not short, "keep-alive", found, "SLUICE_SERVER_IDLE_CONNECTION_S=95")
 
 
 def _access(config: Config) -> Finding:
@@ -109,7 +109,7 @@ def _router(config: Config, host: Host) -> Finding:
     hops = config.server.trusted_hops
     found = f"{hops} in front are believed" if hops else "none; a client is who connects"
     good = bool(hops) or not host.on_platform
-    return _judged(good, "routers", found, "SLUICE_SERVER_TRUSTED_HOPS=1")
+    return _warn_unless(good, "routers", found, "SLUICE_SERVER_TRUSTED_HOPS=1")
 
 
 def _limits(config: Config) -> Finding:
@@ -119,7 +119,7 @@ def _limits(config: Config) -> Finding:
     limited = [name for name, limit in scopes.items() if any(asdict(limit).values())]
     found = f"of {', of '.join(limited)}" if limited else "none is set"
     good = bool(limited) or config.auth.mode == "none"
-    return _judged(good, "limits", found, "SLUICE_LIMIT_TOTAL_USD_PER_DAY=20")
+    return _warn_unless(good, "limits", found, "SLUICE_LIMIT_TOTAL_USD_PER_DAY=20")
 
 
 def _prices(config: Config) -> Finding:
@@ -151,10 +151,10 @@ def _descriptors(config: Config, host: Host) -> Finding:
 
 def _runtime(host: Host) -> Finding:
     found = f"Python {host.python}, {'uvloop' if host.uvloop else 'asyncio (no uvloop: slower)'}"
-    return _judged(host.uvloop, "runtime", found, "pip install uvloop")
+    return _warn_unless(host.uvloop, "runtime", found, "pip install uvloop")
 
 
-def _judged(good: bool, check: str, found: str, mend: str) -> Finding:
+def _warn_unless(good: bool, check: str, found: str, mend: str) -> Finding:
     return Finding("ok", check, found) if good else Finding("warn", check, found, mend)
 
 

@@ -102,7 +102,7 @@ class Circuit:
         return self._clock() - self._state.since
 
     async def begin(self) -> AbstractContextManager[int]:
-        """Guard the attempt inside; gives its generation, for a `broke` that comes later.
+        """Guard the attempt inside; gives its generation, for `record_late_failure`.
 
         Raises:
             CallError: `circuit_open`, with the seconds until the next probe.
@@ -111,7 +111,7 @@ class Circuit:
         place = await self._probe() if self._state.openings else nullcontext()
         return self._attempt(generation, place)
 
-    def broke(self, generation: int) -> None:
+    def record_late_failure(self, generation: int) -> None:
         """A stream that had begun well, and was counted so, broke: turn that into a failure."""
         if generation == self._state.generation:
             self._count(Tally(attempts=0, failures=1))

@@ -35,7 +35,7 @@ from provider.circuit import Circuit
 from provider.connections import on_sent
 from provider.deadline import timer
 from provider.dialects.openai_chat import Completion, model_of, parse_completion, usage_in
-from provider.failures import translated
+from provider.failures import translating_errors
 from provider.replay.cassette import RECORDING_HEADER
 from provider.stream import ChatStream
 from provider.transport import LeanClient
@@ -126,7 +126,7 @@ class Provider:
         Raises:
             CallError: see `errors.OUTCOMES`.
         """
-        with await self._circuit_of(call).begin(), translated():
+        with await self._circuit_of(call).begin(), translating_errors():
             async with timer("attempt_timeout", min(self.config.attempt_s, within_s)):
                 response = await self._post(call, model)
                 completion = _paid_for(call, response.content)
@@ -141,13 +141,13 @@ class Provider:
         # The attempt is over at the first content, so its own timer, which begins at the same
         # instant and is never shorter than this one, has nothing left to bound.
         circuit = self._circuit_of(call)
-        with await circuit.begin() as generation, translated():
+        with await circuit.begin() as generation, translating_errors():
             async with timer("first_token_timeout", min(self.config.first_token_s, within_s)):
                 stream = ChatStream(
                     await self._post(call, model),
                     idle_s=self.config.idle_s,
                     max_line_bytes=self.config.max_line_bytes,
-                    on_unhealthy=partial(circuit.broke, generation),
+                    on_unhealthy=partial(circuit.record_late_failure, generation),
                 )
                 try:
                     await stream.begin()

@@ -65,7 +65,7 @@ _GARBAGE: Final = (
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translating_errors() -> Iterator[None]:
     """Raise every foreign exception of the block as the `CallError` it means."""
     try:
         yield

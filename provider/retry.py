@@ -93,7 +93,7 @@ class Retry:
         self.calls_in_flight += 1
         retrying = False
         untried = deque(targets)
-        passing: dict[Target, CallError] = {}
+        retryable: dict[Target, CallError] = {}
         """Whose failure may pass."""
         outcome: CallError | None = None
         try:
@@ -105,13 +105,13 @@ class Retry:
                     failure = error
                 if failure.code == "prompt_rejected":
                     raise failure
-                passing.pop(target, None)
+                retryable.pop(target, None)
                 if failure.transient:
-                    passing[target] = failure
-                outcome = _outcome(outcome, failure)
+                    retryable[target] = failure
+                outcome = _more_informative(outcome, failure)
                 if untried and self._time_left(call, 0):
                     continue
-                wait_s, again = self._next(call, passing)
+                wait_s, again = self._next(call, retryable)
                 if again is None or not (retrying or self._budget_allows()):
                     raise outcome
                 if not retrying:
@@ -148,7 +148,7 @@ class Retry:
             if failure.unbilled and made.state == "sent":
                 made.state = "refused"
             if failure.code == "circuit_open":  # nothing was sent
-                call.passed_over.append(call.timeline.pop())
+                call.skipped.append(call.timeline.pop())
             raise
         except asyncio.CancelledError:
             made.reason = "cancelled"
@@ -156,13 +156,15 @@ class Retry:
         finally:
             made.ended = self._clock()
 
-    def _next(self, call: Call, passing: Mapping[Target, CallError]) -> tuple[float, Target | None]:
+    def _next(
+        self, call: Call, retryable: Mapping[Target, CallError]
+    ) -> tuple[float, Target | None]:
         """Who may be asked again, and after how many seconds."""
         if call.attempts >= self._config.max_attempts:
             return inf, None
         waits = [
             (self._wait_s(call, failure), target)
-            for target, failure in passing.items()
+            for target, failure in retryable.items()
             if not self._is_open(target)
         ]
         wait_s, target = min(waits, key=itemgetter(0), default=(inf, None))
@@ -188,7 +190,7 @@ class Retry:
         return allows
 
 
-def _outcome(earlier: CallError | None, later: CallError) -> CallError:
+def _more_informative(earlier: CallError | None, later: CallError) -> CallError:
     """Which of two failures the caller is told: one that was met rather than a circuit, one that
     may pass rather than one that will not, else the later; of two circuits the sooner."""
 

@@ -29,7 +29,7 @@ from provider.dialects.openai_chat import (
     model_of,
     parse_event,
 )
-from provider.failures import body_error, translated
+from provider.failures import body_error, translating_errors
 from provider.refusal import error_in, from_body
 from provider.sse import Event, LineTooLong, SSEDecoder
 
@@ -109,7 +109,7 @@ class ChatStream:
             deltas, self._held = self._held, []
             return deltas
         try:
-            with translated():
+            with translating_errors():
                 return await self._next_deltas(self._idle)
         except CallError as error:
             if self.whole:

@@ -185,9 +185,9 @@ def record_of(result: CallResult, now: datetime) -> Record:
         provider_request_id=facts.provider_request_id,
     )
     # Before an attempt was made, the prompt may not be redacted yet.
-    if call.kept_answer is None or not call.timeline:
+    if call.audit_buffer is None or not call.timeline:
         return record
-    answer = call.kept_answer.getvalue()
+    answer = call.audit_buffer.getvalue()
     prompt, cut = _clipped(call.messages)
     return ConsentedRecord(
         **{name: getattr(record, name) for name in Record.__slots__},

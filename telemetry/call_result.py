@@ -164,7 +164,7 @@ class CallResult:
             latency_s=self.ended_at - call.started,
             first_token_s=None if first is None else first - call.started,
             timeline=self._attempts(call.timeline),
-            skipped=self._attempts(call.passed_over) if call.passed_over else (),
+            skipped=self._attempts(call.skipped) if call.skipped else (),
             prompt_tokens=usage.prompt_tokens if usage else None,
             completion_tokens=usage.completion_tokens if usage else None,
             cached_tokens=usage.cached_tokens if usage else None,

@@ -129,7 +129,7 @@ class House:
         self, config: Config, replay: bool, but: Callable[[Services], Services]
     ) -> str:
         library = Library.open(config.replay.cassettes) if replay else None
-        services = await self._servers.enter_async_context(wiring.wired(config, library))
+        services = await self._servers.enter_async_context(wiring.build_services(config, library))
         http_server = serving.make_server(but(services))
         sockets = bind_sockets(0, "127.0.0.1")
         http_server.add_sockets(sockets)

@@ -300,8 +300,8 @@ async def test_a_long_answer_is_not_collected_beyond_what_is_kept(
     seen = audit.record_of
 
     def spy(result: CallResult, now: Any) -> Record:
-        assert result.call.kept_answer is not None
-        collected.append(result.call.kept_answer.getvalue())
+        assert result.call.audit_buffer is not None
+        collected.append(result.call.audit_buffer.getvalue())
         return seen(result, now)
 
     monkeypatch.setattr(audit, "record_of", spy)
@@ -442,7 +442,7 @@ def file(tmp_path: Path) -> Path:
     own = Attempt(Target("default", "own"), 100.0, 101.0, state="ended", usage=Usage.of(5, 6))
     unknown = {"model": "own", "timeline": [own]}
     words = {
-        "kept_answer": io.StringIO("Hi\x1b[2J\nthere"),
+        "audit_buffer": io.StringIO("Hi\x1b[2J\nthere"),
         "messages": [{"role": "user", "content": "Hello"}],
     }
     written = [

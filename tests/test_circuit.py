@@ -150,11 +150,11 @@ async def test_a_result_from_an_earlier_state_changes_nothing(circuit, clock):
 
 async def test_a_stream_that_broke_turns_its_success_into_a_failure(circuit):
     generations = [await attempt(circuit) for _ in range(4)]
-    circuit.broke(generations[0])
+    circuit.record_late_failure(generations[0])
     assert circuit.state == "closed"
-    circuit.broke(generations[1])
+    circuit.record_late_failure(generations[1])
     assert circuit.state == "open"
-    circuit.broke(generations[2])  # from before it opened
+    circuit.record_late_failure(generations[2])  # from before it opened
     assert circuit.open_for_s == 10
 
 

@@ -115,7 +115,7 @@ def test_a_default_model_elsewhere_needs_no_key_of_openai(tmp_path):
     named = text.replace("attempt_s", "api_key_variable = MY_KEY\nattempt_s")
     assert "[provider:groq] has no key: set MY_KEY" in fault(tmp_path, named, GROQ_API_KEY="x")
     path = tmp_path / "config.ini"
-    assert loader.load(path, {"GROQ_API_KEY": "x"}, keyless=True).replays
+    assert loader.load(path, {"GROQ_API_KEY": "x"}, ignore_keys=True).replays
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from opentelemetry.semconv._incubating.attributes import (
     service_attributes,
 )
 
-from app.wiring import wired
+from app.wiring import build_services
 from call import Attempt, Call, Usage
 from config import Target
 from errors import OUTCOMES, CallError
@@ -353,7 +353,7 @@ def test_a_reader_that_is_gone_is_counted():
 
 async def test_latencies_are_measured_finer_than_they_are_written(settings):
     """A tenth of a millisecond is written; uvloop's own clock stands still while this runs."""
-    async with wired(settings(), None) as services:
+    async with build_services(settings(), None) as services:
         began, tick = services.clock(), time.perf_counter()
         while time.perf_counter() - tick < 0.0001:
             pass

@@ -14,7 +14,7 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
 from errors import OUTCOMES, CallError
-from provider.failures import retry_after_s, status_error, translate, translated
+from provider.failures import retry_after_s, status_error, translate, translating_errors
 
 CANARY = "canary-77aa"
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -115,18 +115,18 @@ def test_garbage_is_not_paid_for_twice():
 )
 def test_our_own_errors_are_not_foreign(error):
     assert translate(error) is None
-    with pytest.raises(type(error)) as caught, translated():
+    with pytest.raises(type(error)) as caught, translating_errors():
         raise error
     assert caught.value is error
 
 
 def test_cancellation_passes():
-    with pytest.raises(asyncio.CancelledError), translated():
+    with pytest.raises(asyncio.CancelledError), translating_errors():
         raise asyncio.CancelledError
 
 
 def test_nothing_of_the_foreign_exception_stays():
-    with pytest.raises(CallError) as caught, translated():
+    with pytest.raises(CallError) as caught, translating_errors():
         raise aiohttp.ClientPayloadError(CANARY)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__

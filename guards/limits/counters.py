@@ -85,7 +85,7 @@ _NOTHING: Final = Count(0, 0)
 _NEVER: Final = (-1, _NOTHING)
 
 
-class Taken(NamedTuple):
+class ReserveResult(NamedTuple):
     """The answer to a `take`."""
 
     granted: bool
@@ -96,7 +96,7 @@ class Taken(NamedTuple):
 class Counters(Protocol):
     """Where the counts live."""
 
-    async def take(self, charges: Sequence[Charge], now: float, lease: str) -> Taken:
+    async def take(self, charges: Sequence[Charge], now: float, lease: str) -> ReserveResult:
         """Make all these charges, or none.
 
         Args:
@@ -114,7 +114,7 @@ class MemoryCounters:
     def __init__(self) -> None:
         self._windows: dict[str, tuple[int, Count]] = {}
 
-    async def take(self, charges: Sequence[Charge], now: float, lease: str) -> Taken:
+    async def take(self, charges: Sequence[Charge], now: float, lease: str) -> ReserveResult:
         counts, granted = [], True
         for limit, key, amount in charges:
             count = self.count(limit, key, now)
@@ -126,7 +126,7 @@ class MemoryCounters:
                 self._windows[key] = _window(limit, now), Count(current + amount, previous)
             while len(self._windows) > _MAX_COUNTERS:
                 del self._windows[next(iter(self._windows))]
-        return Taken(granted, counts)
+        return ReserveResult(granted, counts)
 
     def correct(self, charges: Sequence[Charge], now: float, lease: str) -> None:
         for limit, key, amount in charges:
@@ -212,7 +212,7 @@ class RedisCounters:
         """After so many seconds a place in flight is given back, whatever happened."""
         self._correcting: set[asyncio.Task[None]] = set()
 
-    async def take(self, charges: Sequence[Charge], now: float, lease: str) -> Taken:
+    async def take(self, charges: Sequence[Charge], now: float, lease: str) -> ReserveResult:
         keys: list[str] = []
         lease_ms = math.ceil(self.lease_s * 1000)
         arguments: list[str | int | float] = [int(now * 1000), lease, lease_ms]
@@ -249,9 +249,9 @@ class RedisCounters:
             await self._store.run(_CORRECT, keys, [lease, *amounts], bool)
 
 
-def _taken(charges: int, reply: list[int]) -> Taken:
+def _taken(charges: int, reply: list[int]) -> ReserveResult:
     granted, *numbers = reply
     counts = [Count(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
     if len(counts) != charges:
         raise ValueError
-    return Taken(granted == 1, counts)
+    return ReserveResult(granted == 1, counts)

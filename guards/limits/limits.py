@@ -189,7 +189,7 @@ class Limits:
             reservation.lease,
         )
 
-    def of_server(self) -> list[LimitUse]:
+    def server_usage(self) -> list[LimitUse]:
         """How far the limits of the whole server are used; empty where Redis counts."""
         if self._shared:
             return []

@@ -54,7 +54,7 @@ def work(found: Iterable[Place]) -> int:
     return total
 
 
-class Arguments:
+class ToolArguments:
     """The arguments of a tool, opened."""
 
     def __init__(self, place: Place, document: Any) -> None:
@@ -68,7 +68,7 @@ class Arguments:
         ]
 
     @classmethod
-    def opened(cls, place: Place) -> "Arguments | None":
+    def parse(cls, place: Place) -> "ToolArguments | None":
         """None where the text is none, or is not JSON."""
         holder, key = place
         if key != "arguments":

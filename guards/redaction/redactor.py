@@ -18,7 +18,7 @@ from typing import Any
 from config import RedactionConfig
 from errors import CallError
 from guards.redaction.detect import Found, find
-from guards.redaction.fields import Arguments, places
+from guards.redaction.fields import ToolArguments, places
 from guards.redaction.restorer import PLACEHOLDER
 from json_tree import Place
 
@@ -47,9 +47,9 @@ class Redactor:
         Raises:
             CallError: `prompt_rejected`, for a kind whose mode is block; nothing is changed.
         """
-        found: list[tuple[Place, str, list[Found], Arguments | None]] = []
+        found: list[tuple[Place, str, list[Found], ToolArguments | None]] = []
         for place in places(values):
-            arguments = Arguments.opened(place)
+            arguments = ToolArguments.parse(place)
             for holder, key in arguments.places if arguments else (place,):
                 text = str(holder[key])
                 found.append(((holder, key), text, self._find(text), arguments))
@@ -63,7 +63,7 @@ class Redactor:
                 text=f"The prompt holds what may not be sent: {', '.join(blocked)}",
             )
         names = _Names(text for _, text, _, _ in found)
-        changed: dict[Arguments, None] = {}
+        changed: dict[ToolArguments, None] = {}
         for (holder, key), text, spans, arguments in found:
             if not spans:
                 continue

@@ -6,7 +6,7 @@ from call import Call
 from config import Config
 from handlers.body import Schema, invalid
 from handlers.calls import CallHandler
-from handlers.request import without_system
+from handlers.request import apply_system_policy
 
 _OPERATORS: Final = frozenset(("system", "developer"))
 
@@ -73,10 +73,10 @@ def set_messages(config: Config, call: Call, messages: list[dict[str, Any]]) -> 
     Raises:
         CallError: `invalid_request`.
     """
-    messages = without_system(
+    messages = apply_system_policy(
         messages, config.openai.system_messages, lambda each: each["role"] in _OPERATORS
     )
     if config.openai.system_prompt and config.chat.system_prompt:
         messages.insert(0, {"role": "system", "content": config.chat.system_prompt})
-        call.own_messages = 1
+        call.operator_messages = 1
     call.messages = messages

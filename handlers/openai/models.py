@@ -23,7 +23,7 @@ class ModelsHandler(BaseHandler):
         self.answer({"object": "list", "data": [self._document(name) for name in models]})
 
     async def _models(self) -> list[str]:
-        return self.services.gate.models_of(await self.authenticate())
+        return self.services.gate.models_for(await self.authenticate())
 
     def _document(self, name: str) -> dict[str, Any]:
         model = self.config.models[name]

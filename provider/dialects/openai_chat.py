@@ -12,7 +12,7 @@ import orjson
 
 from call import Usage
 from errors import CallError
-from json_tree import is_deeper, leaves
+from json_tree import exceeds_depth, leaves
 from provider.dialects.finish_reason import finish_reason
 from provider.failures import body_error
 from provider.refusal import error_in
@@ -77,12 +77,12 @@ def parse_completion(body: bytes) -> Completion:
     document = _object(body)
     choices = _choices(document)
     if not choices:
-        raise filtered() if is_empty_answer(document) else _garbage("no_choice")
+        raise filtered() if is_empty_answer(document) else _invalid_response("no_choice")
     for choice in choices:
         if choice.get("message") is None and _reason(choice) == "content_filter":
             choice["message"] = {"role": "assistant", "content": None}
         if not _text(choice.get("finish_reason")) or not isinstance(choice.get("message"), dict):
-            raise _garbage("no_choice")
+            raise _invalid_response("no_choice")
     reasons = [_reason(choice) for choice in choices]
     words = said(choices, "message")
     if set(reasons) == {"content_filter"} and not words:
@@ -156,23 +156,23 @@ def _object(data: bytes) -> dict[str, Any]:
     try:
         document = orjson.loads(data)  # refuses bad UTF-8, NaN, and more than 1,024 levels
     except orjson.JSONDecodeError:
-        raise _garbage("bad_json") from None
+        raise _invalid_response("bad_json") from None
     if error := error_in(document):
         raise body_error(error)
     if not isinstance(document, dict):
-        raise _garbage("bad_json")
-    if data.count(b"[") + data.count(b"{") > _MAX_LEVELS and is_deeper(document, _MAX_LEVELS):
-        raise _garbage("too_deep")  # it could not be passed on
+        raise _invalid_response("bad_json")
+    if data.count(b"[") + data.count(b"{") > _MAX_LEVELS and exceeds_depth(document, _MAX_LEVELS):
+        raise _invalid_response("too_deep")  # it could not be passed on
     return document
 
 
 def _choices(document: dict[str, Any]) -> list[dict[str, Any]]:
     choices = document.get("choices")
     if not isinstance(choices, list):
-        raise _garbage("no_choice")
+        raise _invalid_response("no_choice")
     for choice in choices:
         if not isinstance(choice, dict):
-            raise _garbage("no_choice")
+            raise _invalid_response("no_choice")
         if error := choice.get("error"):
             raise body_error(error)
         for part in ("message", "delta"):
@@ -180,7 +180,7 @@ def _choices(document: dict[str, Any]) -> list[dict[str, Any]]:
             if fields is None:
                 continue
             if not isinstance(fields, dict):
-                raise _garbage("bad_type")
+                raise _invalid_response("bad_type")
             _text(fields.get("content"))
             _text(fields.get("refusal"))
             if fields.get("tool_calls"):
@@ -190,11 +190,11 @@ def _choices(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _check_calls(calls: object) -> None:
     if not isinstance(calls, list):
-        raise _garbage("bad_type")
+        raise _invalid_response("bad_type")
     for call in calls:
         function = call.get("function") or {} if isinstance(call, dict) else None
         if not isinstance(function, dict):
-            raise _garbage("bad_type")
+            raise _invalid_response("bad_type")
         _index(call)
         for value in (call.get("id"), function.get("name"), function.get("arguments")):
             _text(value)
@@ -203,7 +203,7 @@ def _check_calls(calls: object) -> None:
 def _index(choice: dict[str, Any]) -> int:
     index = choice.get("index", 0)
     if not isinstance(index, int):
-        raise _garbage("bad_type")
+        raise _invalid_response("bad_type")
     return index
 
 
@@ -211,7 +211,7 @@ def _text(value: object) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise _garbage("bad_type")
+        raise _invalid_response("bad_type")
     return value
 
 
@@ -244,5 +244,5 @@ def model_of(document: dict[str, Any]) -> str | None:
     return name if isinstance(name, str) and _MODEL.fullmatch(name) else None
 
 
-def _garbage(reason: str) -> CallError:
+def _invalid_response(reason: str) -> CallError:
     return CallError("provider_unavailable", reason, unhealthy=True)

@@ -152,7 +152,9 @@ async def _disconnect(request: HTTPServerRequest, recording: Recording, interval
     request.connection.close()  # type: ignore[attr-defined]
 
 
-async def _garbage(request: HTTPServerRequest, recording: Recording, interval_s: float) -> None:
+async def _invalid_response(
+    request: HTTPServerRequest, recording: Recording, interval_s: float
+) -> None:
     await _send(request, 200, (("content-type", "text/html"),), b"<html>It works!</html>")
 
 
@@ -161,5 +163,5 @@ SCRIPTED: Final[dict[str, Script]] = {
     "stalled": _stalled,
     "truncated": _truncated,
     "disconnect": _disconnect,
-    "garbage": _garbage,
+    "garbage": _invalid_response,
 }
