@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -54,13 +54,35 @@ if TYPE_CHECKING:
 
 log: Final = logging.getLogger("sluice.server")
 
+MakeTransport = Callable[[str, ProviderConfig], httpx2.AsyncBaseTransport]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What the parts take from the world: clocks, sleep and chance. Tests bring their own."""
+
+    clock: Callable[[], float] = time.monotonic
+    """Seconds on a monotonic clock, the base of the event loop's."""
+    wall_clock: Callable[[], float] = time.time
+    """Seconds since the epoch."""
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    random: Callable[[], float] = random.random
+    """A number from 0 to 1, uniformly."""
+    version: str = VERSION
+
+
+REAL: Final = Runtime()
+
 
 @asynccontextmanager
 async def build_services(
     config: Config,
-    library: Library | None,
+    library: Library | None = None,
     cassette: Path | None = None,
     traces_factory: "Callable[[str], Traces] | None" = None,
+    *,
+    runtime: Runtime = REAL,
+    transport: MakeTransport | None = None,
 ) -> AsyncIterator[Services]:
     """All parts of the server, made in order and closed in reverse.
 
@@ -68,11 +90,14 @@ async def build_services(
         library: answer from these recordings; None: from the configured provider.
         cassette: record the provider's answers into this file.
         traces_factory: for this version, if there are to be any.
+        transport: makes the HTTP layer of the provider with this name; None: the usual one.
     """
+    clock, sleep = runtime.clock, runtime.sleep
     async with AsyncExitStack() as stack:
-        window = Window(clock=time.monotonic, wall_clock=time.time)
-        recent = RecentCalls(wall_clock=time.time)
+        window = Window(clock=clock, wall_clock=runtime.wall_clock)
+        recent = RecentCalls(wall_clock=runtime.wall_clock)
         metrics = Metrics()
+        # It measures the real loop by the real clock, whatever the others go by.
         watching = metrics.watch_loop(clock=time.monotonic, sleep=asyncio.sleep)
         stack.callback(asyncio.create_task(watching).cancel)
         sinks: list[Sink] = [metrics.record, window.add, recent.add]
@@ -80,7 +105,7 @@ async def build_services(
             audit = Audit(config.audit)
             stack.callback(audit.close)
             sinks.append(audit)
-        traces = traces_factory(VERSION) if traces_factory else None
+        traces = traces_factory(runtime.version) if traces_factory else None
         if traces:
             stack.callback(traces.close)
             sinks.append(traces)
@@ -90,26 +115,20 @@ async def build_services(
             stack.push_async_callback(embedded.stop)
         router = make_router(
             config,
-            partial(_transport, cassette=cassette, config=config, metrics=metrics),
+            transport or partial(_transport, cassette=cassette, config=config, metrics=metrics),
             embedded_url=embedded.start() if embedded else None,
-            clock=time.monotonic,
-            sleep=asyncio.sleep,
-            random=random.random,
+            runtime=runtime,
         )
         stack.push_async_callback(router.aclose)
-        store = None
-        if config.store.redis_url:
-            # What is replayed is neither counted with real calls nor opens their circuits.
-            prefix = config.store.prefix + (":replay" if embedded else "")
-            store = Store(replace(config.store, prefix=prefix), clock=time.monotonic)
+        store = _make_store(config, clock, replays=embedded is not None)
         prices = Prices(config.models)
         gate = Gate.build(
             config,
             store,
-            clock=time.monotonic,
-            wall_clock=time.time,
+            clock=clock,
+            wall_clock=runtime.wall_clock,
             prices=prices,
-            sleep=asyncio.sleep,
+            sleep=sleep,
         )
         stack.push_async_callback(gate.aclose)
         if store is not None:
@@ -121,18 +140,26 @@ async def build_services(
             router=router,
             gate=gate,
             admission=admission,
-            replies=Replies(config.idempotency, store, clock=time.monotonic, sleep=asyncio.sleep),
+            replies=Replies(config.idempotency, store, clock=clock, sleep=sleep),
             prices=prices,
-            settlement=make_settlement(gate, admission, prices, sinks, clock=time.monotonic),
+            settlement=make_settlement(gate, admission, prices, sinks, clock=clock),
             window=window,
             recent=recent,
             metrics=metrics,
-            clock=time.monotonic,
-            version=VERSION,
+            clock=clock,
+            version=runtime.version,
             mode="replay" if embedded else "record" if cassette else "live",
             scenarios=embedded.scenarios if embedded else (),
             begin_trace=traces.begin if traces else None,
         )
+
+
+def _make_store(config: Config, clock: Callable[[], float], *, replays: bool) -> Store | None:
+    if not config.store.redis_url:
+        return None
+    # What is replayed is neither counted with real calls nor opens their circuits.
+    prefix = config.store.prefix + (":replay" if replays else "")
+    return Store(replace(config.store, prefix=prefix), clock=clock)
 
 
 def make_settlement(
@@ -154,12 +181,10 @@ def make_settlement(
 
 def make_router(
     config: Config,
-    transport: Callable[[str, ProviderConfig], httpx2.AsyncBaseTransport],
+    transport: MakeTransport,
     *,
     embedded_url: str | None = None,
-    clock: Callable[[], float],
-    sleep: Callable[[float], Awaitable[None]],
-    random: Callable[[], float],
+    runtime: Runtime = REAL,
 ) -> Router:
     """The providers, each with its own connections and circuit.
 
@@ -178,7 +203,7 @@ def make_router(
             replays=embedded_url is not None,
         )
 
-    return Router(config, make, clock=clock, sleep=sleep, random=random)
+    return Router(config, make, clock=runtime.clock, sleep=runtime.sleep, random=runtime.random)
 
 
 def live_router(config: Config) -> Router:
@@ -186,9 +211,6 @@ def live_router(config: Config) -> Router:
     return make_router(
         config,
         partial(_transport, cassette=None, config=config, metrics=Metrics()),
-        clock=time.monotonic,
-        sleep=asyncio.sleep,
-        random=random.random,
     )
 
 

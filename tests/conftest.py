@@ -11,9 +11,8 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,22 +30,13 @@ from redis_server import RedisServer
 from upstream import RESET, Upstream
 
 from app import serving, wiring
-from calls.admission import Admission
-from calls.idempotency import Replies
 from config import Config, ProviderConfig, loader
-from guards.gate import Gate
-from handlers import Services
-from prices import Prices
 from provider.replay.cassette import Provenance
 from provider.replay.recorder import RecordingTransport
 from provider.transport import AiohttpTransport
 from server import HERE as ROOT  # which says where the tables of tokens are, too
-from store.redis import Store
 from telemetry.audit import Audit
 from telemetry.dropped import report_dropped
-from telemetry.metrics import Metrics
-from telemetry.recent import RecentCalls
-from telemetry.window import Window
 
 if TYPE_CHECKING:
     from telemetry.tracing.spans import Traces
@@ -360,70 +350,50 @@ class Sluice:
         self.wall_clock = WallClock()
         self.backoff = Backoff()
         self._clients: list[Client] = []
-        loop_clock = self.clock
-        store = Store(config.store, clock=loop_clock) if config.store.redis_url else None
         self.transports: list[AiohttpTransport] = []
-        prices = Prices(config.models)
         self.traces = traces
-        self.audit = Audit(config.audit) if config.audit.destination else None
-        metrics = Metrics()
-        self.gate = Gate.build(
-            config,
-            store,
-            clock=loop_clock,
+        self._cassette = cassette
+        self._parts = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Build the parts as the server does, on this test's clocks, and listen."""
+        runtime = wiring.Runtime(
+            clock=self.clock,
             wall_clock=self.wall_clock,
-            prices=prices,
             sleep=self.backoff.sleep,
-        )
-
-        def transport(name: str, provider: ProviderConfig) -> Any:
-            made = AiohttpTransport(
-                connect_s=provider.connect_s,
-                max_response_bytes=provider.max_response_bytes,
-                max_stream_bytes=provider.max_stream_bytes,
-                on_dropped=partial(report_dropped, metrics, name),
-            )
-            self.transports.append(made)
-            if cassette is None:
-                return made
-            provenance = Provenance("a scripted upstream", "2026-01-01T00:00:00+00:00", "tests")
-            return RecordingTransport(made, cassette, provenance, lambda count: None)
-
-        window = Window(clock=loop_clock, wall_clock=self.wall_clock)
-        recent = RecentCalls(wall_clock=self.wall_clock)
-        admission = Admission(config.server.max_in_flight)
-        self.services = Services(
-            config=config,
-            router=wiring.make_router(
-                config,
-                transport,
-                clock=loop_clock,
-                sleep=self.backoff.sleep,
-                random=lambda: 0.5,
-            ),
-            gate=self.gate,
-            admission=admission,
-            replies=Replies(config.idempotency, store, clock=loop_clock, sleep=self.backoff.sleep),
-            prices=prices,
-            settlement=wiring.make_settlement(
-                self.gate,
-                admission,
-                prices,
-                filter(None, (metrics.record, window.add, recent.add, self.audit, traces)),
-                clock=loop_clock,
-            ),
-            window=window,
-            recent=recent,
-            metrics=metrics,
-            clock=loop_clock,
+            random=lambda: 0.5,
             version="0.0.test",
-            mode="live",
-            begin_trace=traces.begin if traces else None,
         )
+        traces = self.traces
+        self.services = await self._parts.enter_async_context(
+            wiring.build_services(
+                self.config,
+                traces_factory=(lambda version: traces) if traces else None,
+                runtime=runtime,
+                transport=self._transport,
+            )
+        )
+        self.gate = self.services.gate
+        sinks = self.services.settlement._sinks
+        self.audit = next((sink for sink in sinks if isinstance(sink, Audit)), None)
         self.http_server = serving.make_server(self.services)
         sockets = bind_sockets(0, "127.0.0.1")
         self.http_server.add_sockets(sockets)
         self.port = sockets[0].getsockname()[1]
+
+    def _transport(self, name: str, provider: ProviderConfig) -> Any:
+        made = AiohttpTransport(
+            connect_s=provider.connect_s,
+            max_response_bytes=provider.max_response_bytes,
+            max_stream_bytes=provider.max_stream_bytes,
+            # The services are there by the time a connection is.
+            on_dropped=lambda *told: report_dropped(self.services.metrics, name, *told),
+        )
+        self.transports.append(made)
+        if self._cassette is None:
+            return made
+        provenance = Provenance("a scripted upstream", "2026-01-01T00:00:00+00:00", "tests")
+        return RecordingTransport(made, self._cassette, provenance, lambda count: None)
 
     async def stop(self) -> None:
         for client in self._clients:
@@ -433,10 +403,7 @@ class Sluice:
         )
         self.http_server.stop()
         await self.http_server.close_all_connections()
-        await self.services.router.aclose()
-        await self.gate.aclose()
-        for sink in filter(None, (self.audit, self.traces)):
-            sink.close()
+        await self._parts.aclose()
 
     async def connect(self) -> Client:
         """A new connection; it is closed after the test."""
@@ -549,6 +516,7 @@ def sluice(io_loop: IOLoop, upstream: Upstream, calls: CallLog) -> Iterator[Star
     ) -> Sluice:
         config = config or make_settings(base_url, **overrides)
         started.append(Sluice(config, calls, cassette, traces))
+        await started[-1].start()
         return started[-1]
 
     async def stop() -> None:

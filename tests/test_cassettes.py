@@ -1,9 +1,8 @@
 """Recorded traffic, replayed by vcrpy below the SDK: what the provider said decides the outcome."""
 
-import asyncio
 import json
 import random
-import time
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,18 +10,10 @@ import pytest
 import vcr
 
 from app import wiring
-from calls.admission import Admission
-from calls.idempotency import Replies
 from config import loader
-from guards.gate import Gate
 from handlers import Services, make_app
-from prices import Prices
 from provider.dialects.openai_chat import first_text, parse_completion
 from provider.replay.cassette import Provenance, Recording, load, save
-from provider.transport import AiohttpTransport
-from telemetry.metrics import Metrics
-from telemetry.recent import RecentCalls
-from telemetry.window import Window
 
 ROOT = Path(__file__).parent.parent
 CASSETTES = ROOT / "cassettes"
@@ -83,52 +74,20 @@ def app(io_loop, waits):
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    async def build() -> Services:
-        loop = io_loop.asyncio_loop
-        environ = {
-            "SLUICE_CHAT_MODEL": ANSWERS[0].request["model"],
-            "OPENAI_BASE_URL": ANSWERS[0].url.removesuffix("/chat/completions"),
-            "OPENAI_API_KEY": "not-a-key",
-        }
-        settings = loader.load(ROOT / "config.ini", environ)
-        router = wiring.make_router(
-            settings,
-            lambda name, provider: AiohttpTransport(
-                connect_s=1, max_response_bytes=1_000_000, max_stream_bytes=1_000_000
-            ),
-            clock=loop.time,
-            sleep=sleep,
-            random=random.Random(0).random,
-        )
-        prices = Prices(settings.models)
-        gate = Gate.build(
-            settings,
-            None,
-            clock=loop.time,
-            wall_clock=time.time,
-            prices=prices,
-            sleep=asyncio.sleep,
-        )
-        admission = Admission(settings.server.max_in_flight)
-        return Services(
-            config=settings,
-            router=router,
-            gate=gate,
-            admission=admission,
-            replies=Replies(settings.idempotency, None, clock=loop.time, sleep=asyncio.sleep),
-            prices=prices,
-            settlement=wiring.make_settlement(gate, admission, prices, clock=loop.time),
-            window=Window(clock=loop.time, wall_clock=time.time),
-            recent=RecentCalls(wall_clock=time.time),
-            metrics=Metrics(),
-            clock=loop.time,
-            version="test",
-            mode="live",
-        )
+    environ = {
+        "SLUICE_CHAT_MODEL": ANSWERS[0].request["model"],
+        "OPENAI_BASE_URL": ANSWERS[0].url.removesuffix("/chat/completions"),
+        "OPENAI_API_KEY": "not-a-key",
+    }
+    parts = AsyncExitStack()
 
-    services = io_loop.run_sync(build)
-    yield make_app(services)
-    io_loop.run_sync(services.router.aclose)
+    async def build() -> Services:
+        settings = loader.load(ROOT / "config.ini", environ)
+        runtime = wiring.Runtime(sleep=sleep, random=random.Random(0).random)
+        return await parts.enter_async_context(wiring.build_services(settings, runtime=runtime))
+
+    yield make_app(io_loop.run_sync(build))
+    io_loop.run_sync(parts.aclose)
 
 
 @pytest.fixture
