@@ -319,6 +319,7 @@ def test_there_is_a_choice_where_there_are_models(visit: Visit, house: House) ->
 def test_a_page_with_cookies_has_its_token(visit: Visit, house: House) -> None:
     house.upstream.will(answer_stream("Yes"))
     reader = visit()
+    reader.page.wait_for_load_state("networkidle")  # /api/session sets the cookie
     assert [cookie["name"] for cookie in reader.context.cookies()] == ["_xsrf"]
     reader.context.add_cookies([{"name": "other", "value": "x", "url": reader.url}])
     reader.asks()

@@ -34,8 +34,8 @@ def store(io_loop, redis, clock):
     io_loop.run_sync(one.aclose)
 
 
-def make(redis, clock, on_failure="open"):
-    return Store(StoreConfig(redis.url, 0.2, on_failure, "test"), clock=clock)
+def make(redis, clock, on_failure="open", timeout_s=0.2):
+    return Store(StoreConfig(redis.url, timeout_s, on_failure, "test"), clock=clock)
 
 
 async def down(store):
@@ -257,9 +257,11 @@ async def test_a_second_reply_is_not_that_of_the_next_script(scripted, clock):
     await store.aclose()
 
 
-async def test_many_at_once_share_the_connections(store):
+async def test_many_at_once_share_the_connections(redis, clock):
+    store = make(redis, clock, timeout_s=10)
     results = await asyncio.gather(*(store.run(COUNT, ["n"], []) for _ in range(500)))
     assert sorted(results) == list(range(1, 501))
+    await store.aclose()
 
 
 async def test_a_dead_server_fails_fast_and_is_noticed_when_it_is_back(store, redis, clock, caplog):
