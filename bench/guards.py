@@ -64,7 +64,7 @@ async def main() -> None:
     )
 
     async def everything(call: Call) -> None:
-        await gate.admit(call)
+        await gate.redact_and_reserve(call)
         gate.limits.settle(call)
 
     async def limits(call: Call) -> None:

@@ -134,7 +134,7 @@ class Exchange:
         relay: Callable[[AnswerRestorer | None], Coroutine[None, None, None]],
     ) -> None:
         if repeatable is None or not await self._replay_if_known(form, repeatable):
-            restorer = await self._services.gate.admit(self.call)
+            restorer = await self._services.gate.redact_and_reserve(self.call)
             await run(self.call, relay(restorer))
             if self._buffer is not None:
                 await self._buffer.keep()

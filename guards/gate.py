@@ -1,8 +1,6 @@
-"""The gate: every guard, in the order in which a call meets them.
+"""The gate: the guards of this server, made and changed together.
 
-    authentication ─► a place in flight ─► redaction ─► token budget ─► limits ─► the provider
-
-What costs least stands first, and what a refusal has to give back stands last.
+calls/exchange.py says in which order a call passes them.
 """
 
 import asyncio
@@ -113,8 +111,10 @@ class Gate:
             if name in models and (not models[name].callers or caller.name in models[name].callers)
         ]
 
-    async def admit(self, call: Call) -> AnswerRestorer | None:
-        """Let this call pass, with its words redacted and the most it may cost reserved.
+    async def redact_and_reserve(self, call: Call) -> AnswerRestorer | None:
+        """Redact the prompt, count it, and reserve the most that the call may cost.
+
+        What a refusal has to give back comes last.
 
         Returns:
             what puts the redacted values back into the answer, where that is wanted.
