@@ -7,6 +7,8 @@ Rules of this module:
 
 - A pipe that is ready takes this much at once, as POSIX has it. So the usual line is written
   where it is logged, which is cheapest; the thread is there only while lines are waiting.
+- A line waits until it is written, also while the thread writes it: how many are kept does not
+  depend on when the thread has its turn.
 - A line for which the queue has no room is dropped and counted; later, a line says how many.
 - The end waits for what is queued, but not for long: a platform kills who does not leave.
 - The descriptor is written to, not `sys.stdout`: a thread that is stuck in that holds its lock,
@@ -17,13 +19,14 @@ import logging
 import os
 import select
 from collections import deque
-from itertools import accumulate
+from itertools import accumulate, islice
 from threading import Thread
 from typing import Final
 
 _LINES: Final = 10_000
 _AHEAD_OF_LONG: Final = 256
 _AT_ONCE_BYTES: Final = 4096  # PIPE_BUF of Linux; elsewhere it is less, and nobody stalls for long
+_BATCH: Final = 64  # lines in one write of the thread; its places are free again afterwards
 _END_S: Final = 1.0
 
 
@@ -108,14 +111,17 @@ class LogWriter(logging.Handler):
             return b""
 
     def _run(self) -> None:
+        written = 0
         while True:
             with self._guard:
+                for _ in range(written):
+                    self._queue.popleft()
                 if not self._queue:
                     self._thread = None
                     return
-                lines = list(self._queue)
-                self._queue.clear()
+                lines = list(islice(self._queue, _BATCH))
             self._write(lines)
+            written = len(lines)
 
     def _write(self, lines: list[bytes]) -> None:
         data, written = memoryview(b"".join(lines)), 0
