@@ -66,9 +66,6 @@ async def record(name: str) -> None:
     router = wiring.make_router(
         config,
         lambda *_: RecordingTransport(network, path, provenance, lambda count: None),
-        clock=loop.time,
-        sleep=asyncio.sleep,
-        random=lambda: 0.0,
     )
     call = Call(name, "record", loop.time(), loop.time() + 10, model=config.chat.model)
     call.messages, call.max_tokens = [{"role": "user", "content": "Hello"}], config.chat.max_tokens

@@ -2,7 +2,11 @@
 
 Coroutine tests are run by pytest-tornasync on the fixture `io_loop`. Sleep and random source
 are injected, the clock can be moved, and every test ends with a check that nothing is left.
+
+What only some tests need is imported where it is used: a test of pure code starts at once.
 """
+
+from __future__ import annotations
 
 import asyncio
 import json
@@ -13,32 +17,25 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import openai
 import pytest
-import uvloop
-from jsonschema import Draft202012Validator
-from referencing import Registry, Resource
-from tornado.ioloop import IOLoop
-from tornado.netutil import bind_sockets
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from redis_server import RedisServer
-from upstream import RESET, Upstream
-
-from app import serving, wiring
-from config import Config, ProviderConfig, loader
-from provider.replay.cassette import Provenance
-from provider.replay.recorder import RecordingTransport
-from provider.transport import AiohttpTransport
 from server import HERE as ROOT  # which says where the tables of tokens are, too
-from telemetry.audit import Audit
-from telemetry.dropped import report_dropped
 
 if TYPE_CHECKING:
+    import openai
+    from redis_server import RedisServer
+    from referencing import Registry
+    from tornado.ioloop import IOLoop
+    from upstream import Upstream
+
+    from config import Config, ProviderConfig
+    from provider.transport import AiohttpTransport
     from telemetry.tracing.spans import Traces
 
 KEY = "sk-test-key"
@@ -60,6 +57,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def io_loop() -> Iterator[IOLoop]:
     """Instead of the plugin's own fixture, which is not for uvloop and warns."""
+    import uvloop
+    from tornado.ioloop import IOLoop
+
     asyncio_loop = uvloop.new_event_loop()
     asyncio.set_event_loop(asyncio_loop)
     loop = IOLoop(asyncio_loop=asyncio_loop, make_current=False)
@@ -95,6 +95,8 @@ ENDLESS: Final = {"chat_max_tokens": 10**9, "chat_max_tokens_limit": 10**9}
 def make_settings(
     base_url: str = "http://127.0.0.1:9/v1", api_key: str = KEY, **overrides: object
 ) -> Config:
+    from config import loader
+
     environ = {"OPENAI_API_KEY": api_key, "OPENAI_BASE_URL": base_url}
     if redis_url := overrides.pop("redis_url", None):
         environ["REDIS_URL"] = str(redis_url)
@@ -112,19 +114,26 @@ def deadline(seconds: float) -> dict[str, float]:
 # Schemas
 
 
-_SCHEMAS = {
-    path.name: json.loads(path.read_bytes())
-    for path in (ROOT / "schemas").glob("*.json")
-    if path.name != "openapi.json"
-}
-_REGISTRY: Registry[Any] = Registry().with_resources(
-    (name, Resource.from_contents(schema)) for name, schema in _SCHEMAS.items()
-)
+@cache
+def _schemas() -> tuple[dict[str, Any], Registry[Any]]:
+    """The schemas by file name, and what resolves references between them."""
+    from referencing import Registry, Resource
+
+    schemas = {
+        path.name: json.loads(path.read_bytes())
+        for path in (ROOT / "schemas").glob("*.json")
+        if path.name != "openapi.json"
+    }
+    resources = ((name, Resource.from_contents(schema)) for name, schema in schemas.items())
+    return schemas, Registry().with_resources(resources)
 
 
 def assert_valid(document: object, schema: str) -> None:
     """`document` fits `schemas/<schema>`, references resolved."""
-    Draft202012Validator(_SCHEMAS[schema], registry=_REGISTRY).validate(document)
+    from jsonschema import Draft202012Validator
+
+    schemas, registry = _schemas()
+    Draft202012Validator(schemas[schema], registry=registry).validate(document)
 
 
 # The client
@@ -270,6 +279,8 @@ class Client:
 
     def rst(self) -> None:
         """Leave with a reset."""
+        from upstream import RESET
+
         self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.writer.transport.abort()
 
@@ -342,7 +353,7 @@ class Sluice:
         config: Config,
         calls: CallLog,
         cassette: Path | None = None,
-        traces: "Traces | None" = None,
+        traces: Traces | None = None,
     ) -> None:
         self.config = config
         self.calls = calls
@@ -357,6 +368,11 @@ class Sluice:
 
     async def start(self) -> None:
         """Build the parts as the server does, on this test's clocks, and listen."""
+        from tornado.netutil import bind_sockets
+
+        from app import serving, wiring
+        from telemetry.audit import Audit
+
         runtime = wiring.Runtime(
             clock=self.clock,
             wall_clock=self.wall_clock,
@@ -382,6 +398,11 @@ class Sluice:
         self.port = sockets[0].getsockname()[1]
 
     def _transport(self, name: str, provider: ProviderConfig) -> Any:
+        from provider.replay.cassette import Provenance
+        from provider.replay.recorder import RecordingTransport
+        from provider.transport import AiohttpTransport
+        from telemetry.dropped import report_dropped
+
         made = AiohttpTransport(
             connect_s=provider.connect_s,
             max_response_bytes=provider.max_response_bytes,
@@ -467,12 +488,14 @@ def house() -> Iterator[Any]:
 
 
 StartSluice = Callable[..., Awaitable[Sluice]]
-Connect = Callable[..., openai.AsyncOpenAI]
+Connect = Callable[..., "openai.AsyncOpenAI"]
 
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A real Redis of this test's own."""
+    from redis_server import RedisServer
+
     server = RedisServer(tmp_path)
     yield server
     server.kill()
@@ -494,6 +517,8 @@ def calls() -> Iterator[CallLog]:
 @pytest.fixture
 def upstream(io_loop: IOLoop) -> Iterator[Upstream]:
     """The scripted upstream, listening."""
+    from upstream import Upstream
+
     scripted = Upstream()
     io_loop.run_sync(scripted.start)
     yield scripted
@@ -511,7 +536,7 @@ def sluice(io_loop: IOLoop, upstream: Upstream, calls: CallLog) -> Iterator[Star
         base_url: str = upstream.url,
         cassette: Path | None = None,
         config: Config | None = None,
-        traces: "Traces | None" = None,
+        traces: Traces | None = None,
         **overrides: object,
     ) -> Sluice:
         config = config or make_settings(base_url, **overrides)
@@ -535,6 +560,8 @@ def sluice(io_loop: IOLoop, upstream: Upstream, calls: CallLog) -> Iterator[Star
 @pytest.fixture
 def sdk(io_loop: IOLoop) -> Iterator[Connect]:
     """`sdk(server)`: OpenAI's client, with nothing changed but its address."""
+    import openai
+
     made: list[openai.AsyncOpenAI] = []
 
     def connect(server: Sluice, **options: Any) -> openai.AsyncOpenAI:

@@ -95,9 +95,6 @@ async def test_openais_own_api_gets_the_newer_name_for_all_models(io_loop, base_
     router = wiring.make_router(
         make_settings(base_url),
         lambda name, provider: httpx2.MockTransport(answer),
-        clock=io_loop.time,
-        sleep=None,
-        random=lambda: 0.5,
     )
     now = io_loop.time()
     call = Call("id", "/", now, now + 9, model="gpt-4o-mini", messages=ASK["messages"])
