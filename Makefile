@@ -67,8 +67,8 @@ screenshots: $(VENV)/dev.stamp $(VENV)/tools.stamp
 	@$(BIN)/python tests/screenshots.py
 
 lock:
-	@for extra in "-o requirements.txt" "--extra otel -o requirements-otel.txt" \
-		"--extra otel --group dev -o requirements-dev.txt"; do \
+	@for extra in "-o requirements.txt" "--extra otel -c requirements.txt -o requirements-otel.txt" \
+		"--extra otel --group dev -c requirements.txt -o requirements-dev.txt"; do \
 		uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
 			--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 			pyproject.toml $$extra; done
