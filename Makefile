@@ -1,7 +1,7 @@
 # make run      set up, then serve on http://127.0.0.1:8000
 # make test     set up, then check and run all tests; ARGS="tests/test_retry.py -k jitter" for some
 # make check    lint, types, import layers
-# make unit     the tests that need no server
+# make unit     the tests that are quick and need neither server nor tools
 # make fmt      format and sort imports
 # make config   write config.ini, config/sections.py and schemas/error.code.json anew
 # make docs     write the tables of the documentation anew
@@ -42,7 +42,7 @@ check: $(VENV)/dev.stamp
 	@$(BIN)/python tests/layering.py
 
 unit: $(VENV)/dev.stamp
-	@$(BIN)/pytest -m "not server" $(ARGS)
+	@$(BIN)/pytest -m "not (server or tools or slow)" $(ARGS)
 
 fmt: $(VENV)/dev.stamp
 	@$(BIN)/ruff check --quiet --fix .

@@ -52,6 +52,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not _SERVERS.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("server")
+        if any(item.iter_markers("skipif")):  # it says which tool it would miss
+            item.add_marker("tools")
 
 
 @pytest.fixture

@@ -56,6 +56,7 @@ def test_any_bytes_are_a_request_or_a_400(body):
 
 @given(REQUEST)
 @settings(max_examples=500, deadline=None)
+@pytest.mark.slow
 def test_what_is_valid_is_what_the_reference_implementation_says(document):
     document = json.loads(json.dumps(document, ensure_ascii=False))
     if not any(_odd(value) for value in _leaves(document)):
@@ -64,6 +65,7 @@ def test_what_is_valid_is_what_the_reference_implementation_says(document):
 
 @given(REQUEST)
 @settings(max_examples=500, deadline=None)
+@pytest.mark.slow
 def test_a_refusal_names_no_value(document):
     canary = "canary-8f2e"
     body = json.dumps({**document, "zz": canary, "model": [canary]}, allow_nan=True)

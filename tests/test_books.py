@@ -264,6 +264,7 @@ def open_books(sluice: StartSluice, upstream: Upstream, tmp_path: Path) -> Any:
 
 
 @pytest.mark.timeout(seconds=120)
+@pytest.mark.slow
 async def test_log_metrics_and_quotas_agree_on_thousands_of_calls(open_books: Any) -> None:
     books: Books = await open_books()
     dice = random.Random(5)

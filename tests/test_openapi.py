@@ -88,6 +88,7 @@ def test_credentials_are_asked_for_where_there_are_any():
     assert "enum" not in document["components"]["schemas"]["chat.request"]["properties"]["model"]
 
 
+@pytest.mark.slow
 def test_schemathesis_finds_no_fault(tmp_path: Path):
     """Some hundred requests made from the document, good and bad, to a real server."""
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -156,6 +156,7 @@ PIECES = (
 
 @given(st.lists(PIECES, max_size=6), st.sampled_from([" ", "", "\n"]), st.sampled_from(["", "US"]))
 @settings(max_examples=1500, deadline=None)
+@pytest.mark.slow
 def test_no_text_makes_a_detector_raise(pieces, between, region):
     before = checks.failures.copy()
     find(between.join(pieces), KINDS, region)

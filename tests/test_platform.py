@@ -131,6 +131,7 @@ async def test_sigterm_under_load_loses_nothing(
     assert {(line["code"], line["attempts"]) for line in unheard} <= {("draining", 0)}
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_and_small():
     """An hour of `bench/soak.py` in seconds: after hundreds of mixed calls, a tenth failing and
     three of ten left by their clients, no more is held than before."""

@@ -35,6 +35,8 @@ from upstream import (
 from provider.replay.cassette import Provenance, Recording, save
 
 start = processes.start
+pytestmark = pytest.mark.slow  # each starts a process
+
 STREAM = {**HELLO, "stream": True}
 
 
