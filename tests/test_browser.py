@@ -519,7 +519,13 @@ def test_it_follows_a_reader_who_is_at_the_end_only(visit: Visit, house: House) 
     assert reader.page.evaluate(at) == 0
 
     reader.page.mouse.wheel(0, -700)
-    reader.page.wait_for_function("scrollY + innerHeight < document.body.scrollHeight - 500")
+    # Playwright's wait_for_function would evaluate a string, which the page's policy forbids.
+    reader.page.evaluate(
+        """() => new Promise(done => (function look() {
+            if (scrollY + innerHeight < document.body.scrollHeight - 500) done();
+            else requestAnimationFrame(look);
+        })())"""
+    )
     before = reader.page.evaluate("scrollY")
     house.loop.call_soon_threadsafe(go.set)
     reader.ends()
