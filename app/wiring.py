@@ -128,7 +128,6 @@ async def build_services(
             clock=clock,
             wall_clock=runtime.wall_clock,
             prices=prices,
-            sleep=sleep,
         )
         stack.push_async_callback(gate.aclose)
         if store is not None:

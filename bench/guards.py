@@ -60,7 +60,6 @@ async def main() -> None:
         clock=time.monotonic,
         wall_clock=time.time,
         prices=Prices(config.models),
-        sleep=asyncio.sleep,
     )
 
     async def everything(call: Call) -> None:

@@ -4,7 +4,7 @@ calls/exchange.py says in which order a call passes them.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from call import Call, Caller
@@ -41,7 +41,6 @@ class Gate:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         prices: Prices,
-        sleep: Callable[[float], Awaitable[None]],
     ) -> "Gate":
         """The guards as configured.
 
